@@ -36,7 +36,8 @@ from clipkit.models.joint.pair_scores import pair_scores, reranking_scores
 from clipkit.models.joint.tcn_fusion import TcnFusion
 from clipkit.models.joint.word_head import WordHead
 from clipkit.models.multimodal_encoder import MultimodalEncoder, with_towers
-from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower, from_open_clip
+from clipkit.models.open_clip.encoder import from_open_clip
+from clipkit.models.open_clip.towers import OpenClipImageTower, OpenClipTextTower
 from clipkit.models.tower_encoder import TowerEncoder
 from clipkit.models.towers.base import ImageTower, SignalTower, TextTower, Tower
 from clipkit.models.towers.freezing import lock

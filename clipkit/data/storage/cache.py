@@ -11,12 +11,11 @@ import contextlib
 import hashlib
 import logging
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 from filelock import FileLock
 
@@ -29,21 +28,16 @@ from clipkit.data.storage.remote import (
     stat_remote,
     transfer,
 )
+from clipkit.data.storage.room import PART_SUFFIX, PARTIAL_SUFFIX, Room
 from clipkit.data.storage.urls import STALL_SECONDS, Address
-from clipkit.errors import ConfigError, DataError, ShardError
+from clipkit.errors import DataError, ShardError
 
 _LOG: Final = logging.getLogger(__name__)
 DEFAULT_MAX_BYTES: Final = 100 * 2**30
 SIDECAR_SUFFIX: Final = ".index.npz"
 """Suffix of the files with the tables of shards."""
-_ABANDONED_SECONDS: Final = 24 * 3600
 _EARLY_RETRIES: Final = 6
-_PART_SUFFIX: Final = ".part"
-_PARTIAL_SUFFIX: Final = ".blocks"
 _LARGEST_RANGE_BYTES: Final = 8 * 2**20
-_ROOM_BYTES: Final = 256 * 2**20
-_STAT_BLOCK_BYTES: Final = 512
-"""Unit of ``st_blocks`` on every system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +90,9 @@ class ShardCache:
     ) -> None:
         default = os.environ.get("CLIPKIT_CACHE") or "~/.cache/clipkit/shards"
         self.folder = Path(folder if folder is not None else default).expanduser()
-        if max_bytes < 0:
-            raise ConfigError(f"cache.max_bytes: expected 0 or more, got {max_bytes}")
         self.max_bytes = max_bytes
+        self._room = Room(self.folder, max_bytes)
         self.ranges = ranges
-        self._roomy_bytes = 0
         self._with_ranges: set[str] = set()
         self._without_ranges: set[str] = set()
         self.retries = Retries(retries, backoff_seconds, stall_seconds)
@@ -148,13 +140,13 @@ class ShardCache:
         with FileLock(f"{path}.lock"):
             if self._touch(path, remote):
                 return path
-            self._make_room(max(remote.size_bytes, 0))
-            part = Path(f"{path}{_PART_SUFFIX}")
+            self._room.make(max(remote.size_bytes, 0))
+            part = Path(f"{path}{PART_SUFFIX}")
             transfer(remote.address, remote.size_bytes, part, self.retries)
             self._check(remote, part)
             part.replace(path)
             if remote.size_bytes < 0:
-                self._make_room(0, keep=path)
+                self._room.make(0, keep=path)
         return path
 
     def open(self, remote: RemoteFile) -> int:
@@ -181,7 +173,7 @@ class ShardCache:
             ShardError: If the shard is missing, or changed since it was indexed.
         """
         self._check_version(remote)
-        path = Path(f"{self.path_of(remote)}{_PARTIAL_SUFFIX}")
+        path = Path(f"{self.path_of(remote)}{PARTIAL_SUFFIX}")
         partial = PartialFile(path, remote.size_bytes)
         os.utime(path)
         return partial
@@ -200,7 +192,7 @@ class ShardCache:
             partial.open_again()  # another process may have evicted it
             if not (ranges := partial.missing(spans)):
                 return
-            self._reserve(sum(end - start for start, end in ranges))
+            self._room.reserve(sum(end - start for start, end in ranges))
             partial.open_again()  # and so may this one have
             ranges = split_ranges(partial.missing(spans), _LARGEST_RANGE_BYTES)
             host = _host(remote.address)
@@ -227,14 +219,6 @@ class ShardCache:
     def read_parts(self, remote: RemoteFile, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Read some ranges, without the cache; see ``fill`` for errors."""
         return read_ranges(remote.address, ranges, remote.size_bytes, self._early_retries)
-
-    def _reserve(self, num_bytes: int) -> None:
-        """Make room for parts, in large steps: each lists the complete cache."""
-        if self._roomy_bytes < num_bytes:
-            room = min(max(num_bytes, _ROOM_BYTES), self.max_bytes)
-            self._make_room(max(room, num_bytes))
-            self._roomy_bytes = room
-        self._roomy_bytes -= num_bytes
 
     def _touch(self, path: Path, remote: RemoteFile) -> bool:
         try:
@@ -270,30 +254,6 @@ class ShardCache:
                 f"{now.size_bytes}; index it again"
             )
 
-    def _make_room(self, needed_bytes: int, keep: Path | None = None) -> None:
-        if needed_bytes > self.max_bytes:
-            raise DataError(
-                f"cache {self.folder}: a shard of {needed_bytes} bytes does not fit into "
-                f"max_bytes={self.max_bytes}; raise the limit"
-            )
-        with FileLock(str(self.folder / "evict.lock")):
-            entries = sorted(self._entries(), key=lambda entry: entry[1].st_mtime)
-            total = sum(_size_on_disk(path, status) for path, status in entries) + needed_bytes
-            for path, status in entries:
-                if total <= self.max_bytes:
-                    return
-                young = time.time() - status.st_mtime < _ABANDONED_SECONDS
-                if path == keep or (path.suffix == _PART_SUFFIX and young):
-                    continue
-                path.unlink(missing_ok=True)
-                total -= _size_on_disk(path, status)
-
-    def _entries(self) -> Iterator[tuple[Path, Any]]:
-        for path in self.folder.glob("??/*"):
-            if path.suffix != ".lock":
-                with contextlib.suppress(FileNotFoundError):
-                    yield path, path.stat()
-
 
 @cache
 def default_cache() -> ShardCache:
@@ -317,12 +277,6 @@ def read_small_file(source: Address, cache: ShardCache | None = None) -> bytes |
 def _stat(address: Address, retries: Retries) -> RemoteFile:
     size_bytes, stamp, _ = stat_remote(address, retries)
     return RemoteFile(address, size_bytes, stamp)
-
-
-def _size_on_disk(path: Path, status: os.stat_result) -> int:
-    """Return the size of an entry; of a sparse file only the parts that it contains."""
-    is_partial = path.suffix == _PARTIAL_SUFFIX
-    return status.st_blocks * _STAT_BLOCK_BYTES if is_partial else status.st_size
 
 
 def _host(address: Address) -> str:

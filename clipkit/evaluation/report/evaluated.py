@@ -8,31 +8,28 @@ from pathlib import Path
 from typing import Final, cast
 
 from clipkit.atomic_files import write_bytes
-from clipkit.data.modalities.sounds import Sounds
 from clipkit.distributed.collectives import rank
 from clipkit.evaluation.comparison.intervals import metric_intervals
 from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.dataset import EvaluationDataset
-from clipkit.evaluation.datasets.modality_loading import evaluation_fields
-from clipkit.evaluation.datasets.queries import IMAGES, SignalQueries
 from clipkit.evaluation.datasets.sample_source import ShownSamples
-from clipkit.evaluation.embedding import EmbeddedPairs, known_pairs
+from clipkit.evaluation.embedding import EmbeddedPairs
 from clipkit.evaluation.evaluators.base import Evaluator
 from clipkit.evaluation.evaluators.class_report import Classifying, PerClass
 from clipkit.evaluation.evaluators.joint.classification import JointClassification
 from clipkit.evaluation.evaluators.joint.dialogue import DialogueRanking
 from clipkit.evaluation.evaluators.joint.question_answering import QuestionAnswering
-from clipkit.evaluation.evaluators.label_head import LabelHeadClassification
 from clipkit.evaluation.evaluators.reranked_retrieval import RerankedEvaluation, RerankedRetrieval
 from clipkit.evaluation.evaluators.retrieval import Retrieval
 from clipkit.evaluation.evaluators.suite import joined
-from clipkit.evaluation.evaluators.zero_shot import ZeroShotClassification
 from clipkit.evaluation.memory import remembering
-from clipkit.evaluation.modality_embedding import has_further, image_caption_pairs
 from clipkit.evaluation.outcomes.outcomes import Evaluation
-from clipkit.evaluation.probes.few_shot import FewShotProbe
-from clipkit.evaluation.probes.linear import LinearProbe
-from clipkit.evaluation.probes.neighbours import NearestNeighbours
+from clipkit.evaluation.report.collect.evaluator_data import (
+    compared_modalities,
+    embedded_pairs,
+    images_of,
+    sounds_of,
+)
 from clipkit.evaluation.report.collect.examples import examples_of
 from clipkit.evaluation.report.collect.explanations import explained_pairs
 from clipkit.evaluation.report.collect.matches import explained_matches
@@ -53,8 +50,7 @@ from clipkit.evaluation.report.content import (
 )
 from clipkit.evaluation.report.page import write_report
 from clipkit.evaluation.report.sections.confusion_image import confusion_png
-from clipkit.models import DualEncoder, SignalTower, TowerEncoder
-from clipkit.models.inputs import sound_transform_of
+from clipkit.models import DualEncoder, TowerEncoder
 from clipkit.models.named_towers import NamedTowerEncoder
 
 _OF_CLASS: Final = ("precision/", "recall/", "f1/", "average_precision/", "auroc/")
@@ -160,14 +156,14 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
     with remembering():
         evaluations, reranked = _results(encoder, given, order)
         data = dict[str, ShownSamples]()
-        data |= {name: source for name in evaluators if (source := _images_of(evaluators[name]))}
+        data |= {name: source for name in evaluators if (source := images_of(evaluators[name]))}
         embedded = None
         for name in filter(data.__contains__, order):
-            if (part := _embedded(encoder, evaluators[name])) is not None:
+            if (part := embedded_pairs(encoder, evaluators[name])) is not None:
                 embedded, data[name] = (name, part[0]), part[1]
                 break
         retrievals = [part for part in evaluators.values() if isinstance(part, Retrieval)]
-        compared = next((_compared(encoder, part) for part in retrievals), None)
+        compared = next((compared_modalities(encoder, part) for part in retrievals), None)
     ordered = {name: evaluations[name] for name in evaluators}
     explanations: Sequence[Explanation] = ()
     matches: Sequence[Explanation] = ()
@@ -176,7 +172,7 @@ def measure(encoder: DualEncoder, evaluators: Mapping[str, Evaluator]) -> Measur
         explanations = explained_pairs(_of_images_and_texts(encoder), data[name], pairs_of)
         matches = explained_matches(encoder, data[name], pairs_of)
     correct = next((part.correct for part in retrievals), RetrievalOptions())
-    by_name = {name: _sounds_of(encoder, evaluators[name]) for name in evaluators}
+    by_name = {name: sounds_of(encoder, evaluators[name]) for name in evaluators}
     sounds = {name: heard for name, heard in by_name.items() if heard is not None}
     joint = (JointClassification, QuestionAnswering)
     with_texts = [name for name, one in evaluators.items() if isinstance(one, joint)]
@@ -280,68 +276,6 @@ def _plain(evaluator: Evaluator) -> Evaluator:
     return evaluator.retrieval if isinstance(evaluator, RerankedRetrieval) else evaluator
 
 
-def _images_of(evaluator: Evaluator) -> EvaluationDataset | None:
-    """Return the images whose outcomes an evaluator returns; None for those of sounds."""
-    data = _data_of(evaluator)
-    return data if data is not None and data.modality is IMAGES else None
-
-
-def _sounds_of(encoder: DualEncoder, evaluator: Evaluator) -> SoundSource | None:
-    """Return the sounds whose outcomes an evaluator returns, and the field that reads them."""
-    data = _data_of(evaluator)
-    if data is None or not isinstance(data.modality, SignalQueries):
-        return None
-    name, own = data.modality.name, data.modality.field
-    tower = encoder.towers.get(name)
-    if own is None and isinstance(tower, SignalTower):
-        own = Sounds(sound_transform_of(tower), name, data.modality.members)
-    return (data, own) if isinstance(own, Sounds) else None
-
-
-def _data_of(evaluator: Evaluator) -> EvaluationDataset | None:
-    match evaluator:
-        case Retrieval() | ZeroShotClassification() | LabelHeadClassification():
-            return evaluator.data
-        case JointClassification() | QuestionAnswering() | DialogueRanking():
-            return evaluator.data
-        case LinearProbe() | NearestNeighbours() | FewShotProbe():
-            return evaluator.splits.test
-    return None
-
-
-def _compared(encoder: DualEncoder, evaluator: Retrieval) -> Compared | None:
-    """Return a retrieval between modalities, whose embeddings are remembered."""
-    if not has_further(encoder):
-        return None
-    embedded = evaluator.embed_all(encoder)
-    fields, _ = evaluation_fields(encoder, evaluator.fields)
-    captions: dict[int, str] = {}
-    if "text" in embedded.rows:
-        owners = embedded.rows["text"].samples.tolist()
-        captions = dict(zip(reversed(owners), reversed(embedded.captions), strict=True))
-    sounds = {part.name: part for part in fields if isinstance(part, Sounds)}
-    return Compared(evaluator.data, evaluator.pairs(encoder), sounds, embedded.keys, captions)
-
-
 def _of_images_and_texts(encoder: TowerEncoder) -> DualEncoder:
     """Return the encoder whose matches are explained."""
     return encoder.dual() if isinstance(encoder, NamedTowerEncoder) else cast(DualEncoder, encoder)
-
-
-def _embedded(
-    encoder: DualEncoder, evaluator: Evaluator
-) -> tuple[EmbeddedPairs, ShownSamples] | None:
-    """Return embeddings that an evaluator computed, and their images; None if there are none."""
-    match evaluator:
-        case Retrieval():
-            if has_further(encoder):
-                return image_caption_pairs(evaluator.embed_all(encoder), evaluator.data)
-            return evaluator.embed(encoder), evaluator.data
-        case ZeroShotClassification() | LabelHeadClassification():
-            data = evaluator.data
-        case LinearProbe() | NearestNeighbours() | FewShotProbe():
-            data = evaluator.splits.test
-        case _:
-            return None
-    pairs = known_pairs(encoder, data, evaluator.options)
-    return None if pairs is None else (pairs, data)

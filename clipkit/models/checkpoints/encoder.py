@@ -23,8 +23,8 @@ from clipkit.models.lora import add_lora_of_entry, lora_entry, merge_lora
 from clipkit.models.multimodal_encoder import MultimodalEncoder
 from clipkit.models.onnx_towers import FACTS_FILE, load_onnx
 from clipkit.models.open_clip.config import CONFIG_FILE_NAME
+from clipkit.models.open_clip.encoder import from_open_clip
 from clipkit.models.open_clip.export import open_clip_config, open_clip_state
-from clipkit.models.open_clip.towers import from_open_clip
 from clipkit.models.open_clip.weights import WEIGHTS_FILES
 from clipkit.models.tower_encoder import TowerEncoder
 

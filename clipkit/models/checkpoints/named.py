@@ -16,7 +16,7 @@ from clipkit.models.checkpoints.encoder import (
     read_towers,
 )
 from clipkit.models.checkpoints.kinds import as_dual
-from clipkit.models.open_clip.towers import from_open_clip
+from clipkit.models.open_clip.encoder import from_open_clip
 
 _FILE_ENDINGS: Final = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 

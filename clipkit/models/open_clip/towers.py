@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,13 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clipkit.errors import ConfigError
-from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.heads.label_head import LabelHead
 from clipkit.models.open_clip.config import OpenClipConfig, read_config
-from clipkit.models.open_clip.context import stretch_context
 from clipkit.models.open_clip.positions import resize_positions
 from clipkit.models.open_clip.weights import build_clip, has_weights, load_clip, without_downloads
-from clipkit.models.similarity_scale import SOFTMAX_LOGIT_SCALE
 from clipkit.models.towers.base import (
     ImageTower,
     TextTower,
@@ -35,7 +30,8 @@ _RESIDUAL_BLOCK = re.compile(r"^\w+\.transformer\.resblocks\.(\d+)\.")
 _RESNET_STAGE = re.compile(r"^visual\.layer(\d+)\.")
 _RESNET_STRIDE = (32, 32)
 _HF_BLOCK = re.compile(r"\.(?:layer|layers|block|h)\.(\d+)\.")
-_BOTH = ("vision_cfg", "text_cfg")
+BOTH_TOWERS = ("vision_cfg", "text_cfg")
+"""Sections of a configuration that a complete model needs."""
 
 
 @final
@@ -68,7 +64,7 @@ class OpenClipImageTower(ImageTower, TokenTower):
     ) -> None:
         super().__init__()
         loads = has_weights(model, pretrained)
-        config = read_config(model, needs=_BOTH if loads else ("vision_cfg",))
+        config = read_config(model, needs=BOTH_TOWERS if loads else ("vision_cfg",))
         config = config.with_patch_dropout(patch_dropout)
         if loads:
             clip, config = load_clip(config, pretrained)
@@ -189,7 +185,7 @@ class OpenClipTextTower(TextTower, TokenTower):
     ) -> None:
         super().__init__()
         loads = has_weights(model, pretrained)
-        config = read_config(model, needs=_BOTH if loads else ("text_cfg",))
+        config = read_config(model, needs=BOTH_TOWERS if loads else ("text_cfg",))
         text_cfg = config.model["text_cfg"]
         if text_cfg.get("pool_type") == "none":
             raise ConfigError("model: text_cfg.pool_type: 'none' computes no embedding of a text")
@@ -204,7 +200,7 @@ class OpenClipTextTower(TextTower, TokenTower):
         self.context_length = int(text_cfg.get("context_length", 77))
         self.vocab_size = int(clip.text.vocab_size)
         self.pad_id = _pad_id(text_cfg, clip.text)
-        self.tokenizer_name = tokenizer_name or _tokenizer_name(config)
+        self.tokenizer_name = tokenizer_name or tokenizer_name_of(config)
         self.trims_exactly = trims_exactly(text_cfg)
 
     def forward(self, tokens: Int64[Tensor, "B S"]) -> Float[Tensor, "B D"]:
@@ -284,7 +280,8 @@ def _pad_id(text_cfg: Mapping[str, Any], text: Any) -> int:
     return int(text_cfg.get("pad_id", 0))
 
 
-def _tokenizer_name(config: OpenClipConfig) -> str:
+def tokenizer_name_of(config: OpenClipConfig) -> str:
+    """Return the name of the tokenizer of a configuration."""
     if config.name:
         return f"open_clip:{config.name}"
     text_cfg = config.model["text_cfg"]
@@ -292,67 +289,3 @@ def _tokenizer_name(config: OpenClipConfig) -> str:
         return f"open_clip:{config.source}"
     name = text_cfg.get("hf_tokenizer_name") or text_cfg.get("hf_model_name")
     return f"transformers:{name}" if name else "open_clip:ViT-B-32"
-
-
-def from_open_clip(
-    name: str | dict[str, Any],
-    pretrained: str | None = None,
-    label_head: LabelHead | None = None,
-    patch_dropout: float | None = None,
-    context_length: int | None = None,
-) -> DualEncoder:
-    """Build a dual encoder of any open_clip configuration, with or without its weights.
-
-    Of a captioner (CoCa), only the two towers are used, without the decoder.
-
-    Args:
-        name: A name of ``open_clip.list_models()``, ``hf-hub:OWNER/NAME`` (with ``@REVISION`` for a
-            branch, tag or commit), a path to a JSON configuration, or its contents.
-        pretrained: Tag of that name, or path of weights; None for random initialisation, or for the
-            weights of a model of the hub.
-        label_head: Head that scores classes from image embeddings; None for no head.
-        patch_dropout: Share of a vision transformer's patches that training leaves out (Li et al.
-            2023, arXiv:2212.00794); None for the value of the configuration.
-        context_length: Number of tokens of the longest text; None for that of the configuration.
-            Positions of pretrained weights are stretched, except for the first 20 (Zhang et al.
-            2024, arXiv:2403.15378); then fine-tune on long captions.
-
-    Returns:
-        The encoder; scale and bias are those of the weights or of the configuration.
-
-    Raises:
-        ConfigError: If the configuration is unknown (with close matches), or cannot be built or
-            downloaded.
-        CheckpointError: If the weights belong to another architecture.
-
-    Examples:
-        >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")  # doctest: +SKIP
-    """
-    config = read_config(name, needs=_BOTH).with_patch_dropout(patch_dropout)
-    clip: Any = None
-    if has_weights(name, pretrained):
-        config = without_downloads(config)
-        clip, config = load_clip(config, pretrained)
-    if context_length is not None:
-        if clip is not None:
-            stretch_context(clip.text, context_length)
-        config = config.with_context_length(context_length)
-    image_tower = OpenClipImageTower(config.image_part())
-    text_tower = OpenClipTextTower(config.text_part(), tokenizer_name=_tokenizer_name(config))
-    if clip is not None:
-        image_tower.visual, text_tower.text = clip.visual, clip.text
-    logit_bias = config.model.get("init_logit_bias")
-    encoder = DualEncoder(
-        image_tower,
-        text_tower,
-        label_head,
-        logit_scale=math.exp(config.model.get("init_logit_scale", math.log(SOFTMAX_LOGIT_SCALE))),
-        logit_bias=logit_bias,
-        # the sigmoid loss wants scales above 100 (SigLIP ends near 117) and needs no limit
-        max_logit_scale=100.0 if logit_bias is None else None,
-    )
-    if clip is not None:
-        encoder.log_logit_scale.data.copy_(clip.logit_scale.data.reshape(()))
-        if encoder.logit_bias is not None:
-            encoder.logit_bias.data.copy_(clip.logit_bias.data.reshape(()))
-    return encoder
