@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipkit.errors import ConfigError, check_at_least
+from clipkit.errors import check_at_least
 from clipkit.losses import (
     CombinedLoss,
     StepExchange,
@@ -34,17 +32,7 @@ from clipkit.training.checkpoints.contents import (
 )
 from clipkit.training.checkpoints.io import use_atomic_checkpoints
 from clipkit.training.checks.classes import (
-    adopt_class_names,
     check_class_names,
-    heads_of_labels,
-)
-from clipkit.training.checks.modalities import check_modalities
-from clipkit.training.checks.options import (
-    check_accumulation,
-    check_clipping,
-    check_norms,
-    check_objective,
-    warn_of_start,
 )
 from clipkit.training.health.step_health import unscale_once
 from clipkit.training.lightning_compat import data_of, logs_at
@@ -52,15 +40,27 @@ from clipkit.training.module.cursor_commit import CursorCommit
 from clipkit.training.module.data_counters import DataCounters
 from clipkit.training.module.embedding_metrics import EmbeddingMetrics
 from clipkit.training.module.log_run import LogRun
+from clipkit.training.module.optimizer import (
+    configured_options,
+    make_optimizer,
+    set_learning_rates,
+)
 from clipkit.training.module.predictions import predicted
+from clipkit.training.module.start import check_start, connect_data
 from clipkit.training.module.step_seed import seed_step
-from clipkit.training.module.term_means import TermMeans
-from clipkit.training.module.unread_towers import lock_unread_towers, reads_captions
+from clipkit.training.module.term_means import TermMeans, named_terms
+from clipkit.training.module.unread_towers import lock_unread_towers, without_unread
+from clipkit.training.progress.fit_steps import (
+    counter_entry,
+    first_counter,
+    samples_of_fit,
+    stored_counter,
+    validation_progress,
+)
 from clipkit.training.progress.run_progress import (
     StepCounter,
     change_step_size,
     pair_data,
-    resume_counter,
     run_progress,
     samples_of_step,
     start_clock,
@@ -71,10 +71,6 @@ from clipkit.training.strategies.fsdp import ShardedStrategy
 from clipkit.training.strategies.memories import complete_memories
 from clipkit.training.strategies.sharding import clip_gradients, gradient_norm
 from clipkit.types import Batch, Embeddings
-from clipkit.when import Progress
-
-_CONFIGURED = ("lr", "weight_decay")
-"""Options of parameter groups that the configuration defines, also in a resumed run."""
 
 
 @final
@@ -152,17 +148,10 @@ class ContrastiveModule(LightningModule):
         """
         use_atomic_checkpoints(self.trainer)
         save_memory_and_traffic(self.trainer.strategy, self)
-        samples = self._samples_of_step()
-        self.step_counter = (
-            StepCounter() if samples is None else StepCounter(step_samples=samples, now=samples)
-        )
+        self.step_counter = first_counter(self.trainer)
         if (data := pair_data(self.trainer)) is not None:
             data.check_batch = self.check_batch
-            check_modalities(self.encoder, data.samples.fields)
-            for head in self.encoder.heads.values():
-                head.read_texts(data.resolved_tokenizer())
-            for head in heads_of_labels(self.encoder.heads, self.loss.read_heads):
-                adopt_class_names(head, data.class_names)
+            connect_data(data, self.encoder, self.loss)
         if stage == "fit":
             lock_unread_towers(self.encoder, self.loss)
         follow_student(self.loss, self.encoder)
@@ -175,7 +164,9 @@ class ContrastiveModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, the same number on every rank."""
         terms = (
-            self._terms(batch) if self.one_graph is None else self.one_graph(self._needed(batch))
+            self._terms(batch)
+            if self.one_graph is None
+            else self.one_graph(without_unread(batch, self.encoder, self.loss))
         )
         self.log_dict(named_terms("train", {**terms, **self.encoder.scales}), batch_size=len(batch))
         loss: Tensor = terms["loss"]
@@ -183,14 +174,15 @@ class ContrastiveModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add every term, whose mean over all batches counts each sample once, and embeddings."""
-        step = StepExchange(self.loss, self._needed(batch))
+        step = StepExchange(self.loss, without_unread(batch, self.encoder, self.loss))
         embeddings = self._embed(step)
         self._means.add(self.loss(embeddings, step.sized(batch), step.text))
         self._embedding_metrics.add(embeddings, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Update the progress that the schedules of the loss follow."""
-        self.loss.progress = self._progress_of_loss()
+        counter = self.step_counter
+        self.loss.progress = validation_progress(self.trainer, self.loss.num_steps, counter)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean of every term, and recall and health of the embeddings."""
@@ -210,19 +202,8 @@ class ContrastiveModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer over the encoder's groups and the trainable weights of the loss."""
-        learned = [p for p in self.loss.parameters() if p.requires_grad]
-        of_loss = {"params": learned, "name": "loss", "lr_scale": 1.0, "weight_decay": 0.0}
-        try:
-            optimizer = self._groups.optimizer(
-                self.encoder,
-                lambda groups: self._build_optimizer([*groups, *([of_loss] if learned else [])]),
-            )
-        except (ValueError, TypeError) as error:  # of an optimizer's options
-            raise ConfigError(f"model.optimizer: {error}") from error
-        self.group_options = [
-            {name: group[name] for name in _CONFIGURED if name in group}
-            for group in optimizer.param_groups
-        ]
+        optimizer = make_optimizer(self._groups, self._build_optimizer, self.encoder, self.loss)
+        self.group_options = configured_options(optimizer)
         return optimizer
 
     def configure_model(self) -> None:
@@ -259,14 +240,7 @@ class ContrastiveModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what cannot work, before the first step."""
-        check_clipping(self.trainer.gradient_clip_val)
-        check_objective(self.encoder, self.loss)
-        check_norms(self.encoder, self.trainer.world_size)
-        data = pair_data(self.trainer)
-        has_stages = data is not None and bool(data.order.batch_size_stages)
-        check_accumulation(self.trainer.accumulate_grad_batches, has_stages)
-        if self.trainer.global_step == 0:
-            warn_of_start(self.encoder)
+        check_start(self.trainer, self.encoder, self.loss)
 
     def on_train_start(self) -> None:
         """Refuse a run without an end, or too short for its schedule, before a file is touched."""
@@ -288,11 +262,7 @@ class ContrastiveModule(LightningModule):
                 )
         self.loss.progress = run_progress(self.trainer)
         factor = self.schedule.at(self.loss.progress)
-        optimizer = self.trainer.optimizers[0]
-        for group, options in zip(optimizer.param_groups, self.group_options, strict=True):
-            group.update(options)
-            group["lr"] = options["lr"] * factor
-        highest = max(group["lr"] for group in optimizer.param_groups)
+        highest = set_learning_rates(self.trainer.optimizers[0], self.group_options, factor)
         # created on the device: Lightning would copy a float, which waits for all queued work
         shown = torch.full((), highest, device=self.device)
         self.log("train/learning_rate", shown, batch_size=1)
@@ -311,11 +281,8 @@ class ContrastiveModule(LightningModule):
         tokenizer = getattr(data_of(self.trainer), "tokenizer", None)
         checkpoint[KEY] = run_entry(self.encoder, tokenizer, self.run_config)
         complete_memories(self.trainer.strategy, self.loss, checkpoint["state_dict"])
-        if self._samples_of_step() is not None:
-            checkpoint[KEY][PACE] = {
-                "step_samples": self.step_counter.step_samples,
-                "steps": self.step_counter.steps_at(self.trainer.global_step),
-            }
+        if samples_of_fit(self.trainer) is not None:
+            checkpoint[KEY][PACE] = counter_entry(self.step_counter, self.trainer.global_step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another architecture with an error that names parameters."""
@@ -324,36 +291,17 @@ class ContrastiveModule(LightningModule):
         check_architecture(self.state_dict(), checkpoint)
         for name, head in self.encoder.heads.items():
             check_class_names(head, checkpoint, name)
-        stored, samples = checkpoint.get(KEY, {}).get(PACE), self._samples_of_step()
-        if stored and samples is not None:
+        if stored := checkpoint.get(KEY, {}).get(PACE):
             step = int(checkpoint["global_step"])
-            self.step_counter = resume_counter(self.trainer, stored, step, samples)
-        elif stored:
-            self.step_counter = StepCounter(step_samples=int(stored["step_samples"]))
+            self.step_counter = stored_counter(self.trainer, stored, step)
 
     def _log_means(self, stage: str) -> None:
         values = self._means.result() | self._embedding_metrics.result(self.device)
         self.log_dict(named_terms(stage, values), batch_size=1)
 
-    def _progress_of_loss(self) -> Progress:
-        """Return the progress of the fit; outside of it that of the loss, at the end of the run."""
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            return run_progress(self.trainer)
-        elapsed = 0.0 if self.trainer.sanity_checking else 1.0
-        return Progress(
-            self.loss.num_steps, elapsed=elapsed, step_samples=self.step_counter.step_samples
-        )
-
-    def _samples_of_step(self) -> int | None:
-        """Return the samples per optimizer step over all ranks in a fit; None if unknown."""
-        batch_size = getattr(data_of(self.trainer), "batch_size", None)
-        if self.trainer.state.fn != TrainerFn.FITTING or batch_size is None:
-            return None
-        return samples_of_step(self.trainer, int(batch_size))
-
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         """Embed a batch and compute its loss and named terms."""
-        step = StepExchange(self.loss, self._needed(batch))
+        step = StepExchange(self.loss, without_unread(batch, self.encoder, self.loss))
         embeddings = self._embed(step)
         terms: dict[str, Tensor] = self.loss(embeddings, step.sized(batch), step.text)
         return terms
@@ -368,15 +316,3 @@ class ContrastiveModule(LightningModule):
         step.wait_for_sizes()
         embeddings: Embeddings = self.encoder(step.batch, step.on_text)
         return embeddings
-
-    def _needed(self, batch: Batch) -> Batch:
-        """Return the batch, without captions if the objective uses none."""
-        if reads_captions(self.encoder, self.loss):
-            return batch
-        negatives = None if batch.negatives is None else replace(batch.negatives, tokens=None)
-        return replace(batch, tokens=None, negatives=negatives)
-
-
-def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the terms to log: raw, weighted, and number of samples over all ranks."""
-    return {f"{stage}/{name}": value for name, value in terms.items()}

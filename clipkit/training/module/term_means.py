@@ -45,3 +45,8 @@ class TermMeans:
             weighted = [value for name, value in means.items() if name.endswith("_weighted")]
             means["loss"] = torch.stack(weighted).sum()
         return {name: value.float().to(device) for name, value in means.items()}
+
+
+def named_terms(stage: str, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms to log: raw, weighted, and number of samples over all ranks."""
+    return {f"{stage}/{name}": value for name, value in terms.items()}

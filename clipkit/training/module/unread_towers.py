@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 from clipkit.losses import CombinedLoss
 from clipkit.models import JointEncoder, TowerEncoder
 from clipkit.models.towers.freezing import is_locked, lock
+from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -35,6 +37,14 @@ def lock_unread_towers(encoder: TowerEncoder, loss: CombinedLoss) -> None:
 def reads_captions(encoder: TowerEncoder, loss: CombinedLoss) -> bool:
     """Return whether a term with a weight needs the text tower, also by a fusion of texts."""
     return loss.reads_captions or "text" in _read_by_fusion(encoder, loss)
+
+
+def without_unread(batch: Batch, encoder: TowerEncoder, loss: CombinedLoss) -> Batch:
+    """Return the batch, without captions if the objective uses none."""
+    if reads_captions(encoder, loss):
+        return batch
+    negatives = None if batch.negatives is None else replace(batch.negatives, tokens=None)
+    return replace(batch, tokens=None, negatives=negatives)
 
 
 def _read_by_fusion(encoder: TowerEncoder, loss: CombinedLoss) -> set[str]:
