@@ -59,10 +59,12 @@ from clipkit.evaluation.prompts.class_prompts import (
     resolve_prompts,
 )
 from clipkit.evaluation.prompts.embeddings import class_embeddings
+from clipkit.evaluation.suites.record import write_record
 from clipkit.evaluation.suites.runner import SuiteFailure, SuiteOptions, SuiteRun, run_suite
 from clipkit.evaluation.suites.suite import DataCompTask, Suite, SuiteEntry
 from clipkit.evaluation.suites.suite_file import read_suite, shipped_suites
-from clipkit.evaluation.tasks import TASKS, RobustnessOptions, ZeroShotOptions, make_evaluator
+from clipkit.evaluation.task_options import RobustnessOptions, ZeroShotOptions
+from clipkit.evaluation.tasks import TASKS, make_evaluator
 from clipkit.models.evaluating import evaluating
 
 __all__ = [
@@ -145,4 +147,5 @@ __all__ = [
     "save_outcomes",
     "shipped_suites",
     "tokenizer_of",
+    "write_record",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.cli.main import main
-from clipkit.cli.shards.page import render_page
+from clipkit.curation.overview.stats_page import render_page
 from tests.helpers.data_pages import full_data_page
 from tests.helpers.embedded_shards import embed_shards
 from tests.helpers.factories import image_bytes, pair, write_shard, write_shards

@@ -12,11 +12,15 @@ from clipkit.errors import ConfigError
 from clipkit.evaluation import (
     TASKS,
     EmbedOptions,
+    EvaluationSuite,
     InterpolationPoint,
     Retrieval,
     interpolation_curve,
     make_evaluator,
+    write_record,
 )
+from clipkit.evaluation.comparison import metric_intervals
+from clipkit.evaluation.comparison.records import read_record
 from clipkit.evaluation.report import evaluate_with_report, write_curve
 from tests.helpers import tiny
 from tests.helpers.factories import COLORS, write_shards
@@ -47,6 +51,21 @@ def test_evaluators_by_task(data, encoder):
 def test_commands_offer_the_tasks():
     assert evaluate_command.TASKS == TASKS
     assert set(interpolate_command.TASKS) <= set(TASKS)
+
+
+def test_a_record_of_several_tasks_is_read_by_the_comparison(data, encoder, tmp_path):
+    evaluators = {"retrieval": Retrieval(data), "zero-shot": make_evaluator("zero-shot", data)}
+    evaluation = EvaluationSuite(evaluators).evaluate(encoder)
+    intervals = metric_intervals(evaluation.outcomes)
+    arguments = {"model": "mine", "data": data}
+    write_record(tmp_path / "mine.json", evaluators, evaluation, arguments, intervals)
+    records = read_record(tmp_path / "mine.json")
+    assert [record.task for record in records] == list(evaluators)
+    assert [record.primary_metric for record in records][1] == "top1"
+    assert len(records[1].outcomes()[0]) == 9
+    content = json.loads((tmp_path / "mine.json").read_text())
+    assert content["primary_metrics"]["zero-shot"] == "zero-shot/top1"
+    assert set(content["intervals"]) <= set(content["metrics"])
 
 
 def test_curve_between_two_models(data, encoder, tmp_path):

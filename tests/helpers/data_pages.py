@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from clipkit.cli.shards.page import render_page
 from clipkit.curation.overview.caption_facts import CountedText
 from clipkit.curation.overview.page_content import (
     ClusterCard,
@@ -11,6 +10,7 @@ from clipkit.curation.overview.page_content import (
     DuplicatePanel,
     PairCard,
 )
+from clipkit.curation.overview.stats_page import render_page
 from clipkit.evaluation.report.content import Fact, SimilarityHistogram, Thumbnail
 from clipkit.evaluation.report.sections.charts import similarity_plot
 from clipkit.evaluation.report.sections.plot import Values

@@ -19,7 +19,6 @@ from clipkit.cli.arguments import (
 )
 from clipkit.cli.evaluate.choice_options import add_choice_arguments, choice_columns
 from clipkit.cli.evaluate.probe_options import add_probe_arguments, probe_options
-from clipkit.cli.evaluate.record import write_record
 from clipkit.cli.evaluate.retrieval_options import add_retrieval_arguments, retrieval_options
 from clipkit.cli.evaluate.robustness_options import add_robustness_arguments, robustness_options
 from clipkit.cli.evaluate.suite import (
@@ -127,8 +126,10 @@ def _measure(args: argparse.Namespace, device: str) -> int:
     title = f"{args.model}{shown_weights(weights)} on {args.data}"
     print_metrics(title, every.metrics, intervals, every.details)
     if args.output is not None:
+        from clipkit.evaluation import write_record
+
         arguments = _arguments(args, evaluators, encoder, weights)
-        of_first_rank(lambda: write_record(args.output, arguments, evaluators, every, intervals))
+        of_first_rank(lambda: write_record(args.output, evaluators, every, arguments, intervals))
     return 0
 
 

@@ -53,7 +53,7 @@ def run_stats(args: argparse.Namespace) -> int:
     if args.num_clusters is not None and args.embeddings is None:
         raise ConfigError("--num-clusters: expected --embeddings DIR with it, got none; add it")
 
-    from clipkit.cli.shards.page import write_page
+    from clipkit.curation.overview import write_stats_page
     from clipkit.data import collect_stats, tokenizer_from_name
 
     data = None if args.embeddings is None else _describe(args)
@@ -75,7 +75,7 @@ def run_stats(args: argparse.Namespace) -> int:
 
             with progress_bar("images of the page") as advance:
                 page = data_page(*data, advance)
-        write_page(args.output / "stats.html", stats, summary, page)
+        write_stats_page(args.output / "stats.html", stats, summary, page)
         _log(f"page: {args.output / 'stats.html'}")
     return _EXIT_BROKEN if stats.faults else 0
 

@@ -2,5 +2,6 @@
 
 from clipkit.curation.overview.data_facts import DataFacts, describe_data
 from clipkit.curation.overview.page_content import DataPage, data_page
+from clipkit.curation.overview.stats_page import write_stats_page
 
-__all__ = ["DataFacts", "DataPage", "data_page", "describe_data"]
+__all__ = ["DataFacts", "DataPage", "data_page", "describe_data", "write_stats_page"]

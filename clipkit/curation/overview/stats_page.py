@@ -1,4 +1,4 @@
-"""Render the page of ``clipkit shards stats``: numbers and histograms in one file."""
+"""The page of statistics of shards: numbers and histograms in one file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.atomic_files import write_text
-from clipkit.curation.overview import DataPage
+from clipkit.curation.overview.page_content import DataPage
 from clipkit.data import ShardStats
 from clipkit.evaluation.report.rendering import render
 from clipkit.evaluation.report.sections.charts import bar_plot
 
 
-def write_page(
-    path: Path, stats: ShardStats, summary: Mapping[str, Any], data: DataPage | None = None
+def write_stats_page(
+    path: Path | str, stats: ShardStats, summary: Mapping[str, Any], data: DataPage | None = None
 ) -> None:
-    """Write the page of statistics.
+    """Write the page of statistics of shards, one HTML file.
 
     Args:
         path: Path of the page.
