@@ -69,6 +69,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--part", metavar="I/N", help="embed every N-th shard, from the I-th on: 1/8 to 8/8"
     )
     add_engine_arguments(parser)
+    _add_faults(parser)
+
+
+def _add_faults(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad-fraction", type=float, default=0.05, metavar="SHARE",
         help="largest share of a shard's samples that may have no embedding, such as images that "

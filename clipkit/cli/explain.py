@@ -56,6 +56,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="the image or the spectrogram with its heat map and the text with shaded words: a "
         ".png, or an .html page that needs no other file, with a player for a sound",
     )
+    _add_method(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 …")
+    add_weights_argument(parser)
+    add_trust_argument(parser)
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    """Add what is explained, and how."""
     parser.add_argument(
         "--method",
         choices=_METHODS,
@@ -77,9 +85,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help="layer of the fusion whose attention is shown, from 0; default: the sum over all",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 …")
-    add_weights_argument(parser)
-    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

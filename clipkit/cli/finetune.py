@@ -58,12 +58,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="TEXT",
         help="a sentence with {} for the class name; may be repeated",
     )
+    _add_output_arguments(parser)
+    add_outside_argument(parser)
+    add_trust_argument(parser)
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=given_path, required=True, metavar="DIR", help="folder of the run"
     )
     parser.add_argument("--print", action="store_true", help="write and print the YAML only")
-    add_outside_argument(parser)
-    add_trust_argument(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run that the folder contains"
     )

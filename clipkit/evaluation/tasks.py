@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from clipkit.data import CaptionPicker
 from clipkit.data.modalities.field import ModalityField
-from clipkit.errors import ConfigError, check_choice
+from clipkit.errors import ConfigError
 from clipkit.evaluation.correct_pairs import RetrievalOptions
-from clipkit.evaluation.corruptions.kinds import CORRUPTIONS, STRENGTHS
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns, open_choices
 from clipkit.evaluation.datasets.dataset import CAPTION_LANGUAGE, EvaluationDataset
 from clipkit.evaluation.datasets.opening import open_dataset
@@ -33,71 +31,9 @@ from clipkit.evaluation.evaluators.zero_shot_multi_label import ZeroShotMultiLab
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.probes.options import PROBES, ProbeOptions, make_probe
 from clipkit.evaluation.probes.splits import ProbeSplits
-from clipkit.evaluation.prompts.class_prompts import Templates
+from clipkit.evaluation.task_options import RobustnessOptions, ZeroShotOptions
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.suggestions import did_you_mean
-
-
-@dataclass(frozen=True)
-class ZeroShotOptions:
-    """Options of classification without training; see ``ZeroShotClassification``.
-
-    Args:
-        class_names: Names in the order of class numbers, "imagenet", or a file; None for those of
-            the data.
-        templates: A name of ``TEMPLATE_LISTS``, a file, templates, or prompts of each class; None
-            for those of the data.
-        group_field: Field with the group of each image, such as "json:region"; None for no groups.
-        calibration_split: Split on which a temperature (one class per image) or thresholds (several
-            classes) are fitted; None for none.
-        thresholds: Kind of the fitted thresholds: "global" or "per-class".
-        hold_out_by: Field with the group of each image, such as "json:patient_id": intervals draw
-            complete groups, and a group must not be in both splits. None if images are independent.
-        facts: Table of facts, whose definitions are added to the prompts; see
-            ``FactTable.from_file``. None for none.
-
-    Examples:
-        >>> make_evaluator("zero-shot", "data/val", zero_shot=ZeroShotOptions(templates="openai"))
-        <clipkit.evaluation.evaluators.zero_shot.ZeroShotClassification object at ...>
-    """
-
-    class_names: str | Sequence[str] | None = None
-    templates: Templates | None = None
-    group_field: str | None = None
-    calibration_split: str | None = None
-    thresholds: str = "global"
-    hold_out_by: str | None = None
-    facts: str | None = None
-
-
-@dataclass(frozen=True)
-class RobustnessOptions:
-    """Options of the tasks "corruptions" and "fairness"; see ``CorruptionRobustness``.
-
-    Args:
-        classifier: Task whose predictions are measured: "zero-shot" or "label-head".
-        corruptions: Names of the corruptions.
-        strengths: Strengths, from 1 to 5.
-
-    Raises:
-        ConfigError: If the classifier is another task.
-
-    Examples:
-        >>> options = RobustnessOptions(strengths=(3,))
-        >>> make_evaluator("corruptions", "data/val", robustness=options).primary_metric
-        'corrupted/top1'
-    """
-
-    classifier: str = "zero-shot"
-    corruptions: Sequence[str] = tuple(CORRUPTIONS)
-    strengths: Sequence[int] = STRENGTHS
-
-    def __post_init__(self) -> None:
-        check_choice("classifier", self.classifier, CLASSIFIERS)
-
-
-CLASSIFIERS: Final = ("zero-shot", "label-head")
-"""Tasks whose predictions other tasks measure."""
 
 TASKS: Final = (
     "retrieval", "zero-shot", "label-head", "multi-label", "linear-probe", "nearest-neighbours",
@@ -170,17 +106,7 @@ def make_evaluator(
         >>> make_evaluator("retrieval", "data/val").primary_metric
         'text_to_image/recall_at_1'
     """
-    if task not in TASKS:
-        raise ConfigError(
-            f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
-        )
-    name = query_modality(modality).name
-    if name != IMAGES.name and task not in _OF_ANY_MODALITY:
-        raise ConfigError(
-            f"modality: the task {task!r} measures "
-            f"{'all modalities at once' if task == 'retrieval' else 'images'}, got {name!r}; the "
-            f"tasks {', '.join(_OF_ANY_MODALITY)} measure others"
-        )
+    _check_task(task, modality)
     if task in PROBES:
         return _probe(task, source, split, probe, label_field, allow_outside, modality, options)
     if task == "pair-choice":
@@ -204,6 +130,21 @@ def make_evaluator(
         classifier = _classifier(robustness.classifier, data, zero_shot, options)
         return CorruptionRobustness(classifier, robustness.corruptions, robustness.strengths)
     return _classifier(task, data, zero_shot, options)
+
+
+def _check_task(task: str, modality: str | ModalityField) -> None:
+    """Refuse an unknown task, and one that does not measure the modality."""
+    if task not in TASKS:
+        raise ConfigError(
+            f"task: expected one of {', '.join(TASKS)}, got {task!r}{did_you_mean(task, TASKS)}"
+        )
+    name = query_modality(modality).name
+    if name != IMAGES.name and task not in _OF_ANY_MODALITY:
+        raise ConfigError(
+            f"modality: the task {task!r} measures "
+            f"{'all modalities at once' if task == 'retrieval' else 'images'}, got {name!r}; the "
+            f"tasks {', '.join(_OF_ANY_MODALITY)} measure others"
+        )
 
 
 def _probe(

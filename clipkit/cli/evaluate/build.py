@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from clipkit.cli.arguments import (
     MODEL_HELP,
@@ -23,8 +23,25 @@ from clipkit.cli.outputs import check_new_folder
 from clipkit.cli.printing import say
 from clipkit.cli.progress import progress_bar
 
+if TYPE_CHECKING:
+    from clipkit.evaluation.building import (
+        DuplicateOptions,
+        SampleFields,
+        SourceOptions,
+        SplitOptions,
+        WriteOptions,
+    )
+
 NAME: Final = "evaluate build"
 """Two words that ``clipkit.cli.main`` joins: the first is a command itself."""
+
+
+class _Options(TypedDict):
+    reading: SourceOptions
+    fields: SampleFields
+    split: SplitOptions
+    duplicates: DuplicateOptions
+    writing: WriteOptions
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -38,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("out", type=given_path, metavar="OUT", help="folder for the evaluation set")
     _add_source(parser)
     _add_split(parser)
+    _add_duplicates(parser)
     _add_model(parser)
     _add_output(parser)
 
@@ -90,6 +108,10 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         help="samples with one value of this field, such as json:patient, stay in one split; may "
         "be repeated",
     )
+
+
+def _add_duplicates(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("duplicates, which stay in one split")
     group.add_argument(
         "--image-distance",
         type=_or_none(int),
@@ -152,17 +174,34 @@ def run(args: argparse.Namespace) -> int:
     if not args.overwrite:
         check_new_folder("OUT", args.out)
 
-    from clipkit.data import TableColumns
     from clipkit.evaluation import EmbedOptions
+    from clipkit.evaluation.building import build_evaluation_set
+    from clipkit.models import load_model
+
+    encoder = load_model(args.model, args.device, args.weights)[0] if args.model else None
+    with stage_bars() as advance:
+        built = build_evaluation_set(
+            args.source,
+            args.out,
+            **_options(args),
+            encoder=encoder,
+            embed=EmbedOptions(args.batch_size, precision=args.precision),
+            on_progress=advance,
+        )
+    _report(built.facts["splits"], args.out)
+    return 0
+
+
+def _options(args: argparse.Namespace) -> _Options:
+    """Return how the set is built, by the names of arguments of ``build_evaluation_set``."""
+    from clipkit.data import TableColumns
     from clipkit.evaluation.building import (
         DuplicateOptions,
         SampleFields,
         SourceOptions,
         SplitOptions,
         WriteOptions,
-        build_evaluation_set,
     )
-    from clipkit.models import load_model
 
     reading = SourceOptions(
         args.source_split,
@@ -181,22 +220,11 @@ def run(args: argparse.Namespace) -> int:
         args.title, args.license, args.negatives, args.image_size, args.samples_per_shard,
         args.overwrite,
     )  # fmt: skip
-    encoder = load_model(args.model, args.device, args.weights)[0] if args.model else None
-    with stage_bars() as advance:
-        built = build_evaluation_set(
-            args.source,
-            args.out,
-            reading=reading,
-            fields=fields,
-            split=SplitOptions(args.test_size, args.seed, args.stratify, tuple(args.group)),
-            duplicates=duplicates,
-            writing=writing,
-            encoder=encoder,
-            embed=EmbedOptions(args.batch_size, precision=args.precision),
-            on_progress=advance,
-        )
-    _report(built.facts["splits"], args.out)
-    return 0
+    split = SplitOptions(args.test_size, args.seed, args.stratify, tuple(args.group))
+    return {
+        "reading": reading, "fields": fields, "split": split, "duplicates": duplicates,
+        "writing": writing,
+    }  # fmt: skip
 
 
 def _report(splits: Mapping[str, Any], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from clipkit.cli.arguments import given_text
@@ -52,7 +52,12 @@ def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
         help="a table of facts (CSV, TSV, JSON, Parquet; columns name and definition), whose "
         "definitions are added to the prompts of the classes",
     )
-    group.add_argument(
+    _add_measured(group.add_argument)
+
+
+def _add_measured(add: Callable[..., argparse.Action]) -> None:
+    """Add what is measured in addition: groups, calibration, thresholds."""
+    add(
         "--group-field",
         type=given_text,
         metavar="MEMBER",
@@ -60,14 +65,14 @@ def add_zero_shot_arguments(parser: argparse.ArgumentParser) -> None:
         "the worst one; for retrieval and translation also a list with the group of each caption, "
         "the captions by group, or caption:language for captions that --caption finds by language",
     )
-    group.add_argument(
+    add(
         "--calibration-split",
         type=given_text,
         metavar="SPLIT",
         help="split of --data, other than --split, on which a temperature (zero-shot) or "
         "thresholds (several classes per image) are fitted",
     )
-    group.add_argument(
+    add(
         "--thresholds",
         choices=("global", "per-class"),
         default="global",

@@ -65,6 +65,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="with an ONNX format: print the retrieval recall of the model and of its graphs on "
         "images with captions",
     )
+    _add_upload(parser)
+    add_trust_argument(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_upload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push",
         type=given_text,
@@ -75,8 +81,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--private", action="store_true", help="create a private repository with --push"
     )
-    add_trust_argument(parser)
-    parser.set_defaults(run=run)
 
 
 def _evaluator(args: argparse.Namespace) -> Evaluator:

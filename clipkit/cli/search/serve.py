@@ -24,6 +24,19 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         f"{TOKEN_VARIABLE}, or is made and printed.",
     )  # fmt: skip
     parser.add_argument("collection", type=given_path, metavar="DIR", help="the collection")
+    _add_address(parser)
+    parser.add_argument(
+        "--max-upload-mb",
+        type=float,
+        default=20.0,
+        metavar="MB",
+        help="largest image file that may be uploaded, in megabytes (default: 20)",
+    )
+    add_model_of_collection(parser)
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    """Add where the server is reached, and by whom."""
     parser.add_argument(
         "--host",
         type=given_text,
@@ -48,14 +61,6 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         help="a name under which browsers reach the server, such as that of a reverse proxy, in "
         "addition to localhost and IP addresses; may be repeated",
     )
-    parser.add_argument(
-        "--max-upload-mb",
-        type=float,
-        default=20.0,
-        metavar="MB",
-        help="largest image file that may be uploaded, in megabytes (default: 20)",
-    )
-    add_model_of_collection(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -108,6 +108,12 @@ def add_filter(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR-or-FILE.html",
         help="page that shows what was removed, with images",
     )
+    _add_filters(parser)
+    parser.set_defaults(run=run, chain=[])
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add the options that append a filter to the chain."""
     group = parser.add_argument_group("filters")
     group.add_argument(
         "--filters",
@@ -127,7 +133,6 @@ def add_filter(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             metavar=option.metavar or None,
             help=option.help,
         )
-    parser.set_defaults(run=run, chain=[])
 
 
 class _AddFilter(argparse.Action):

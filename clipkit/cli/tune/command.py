@@ -45,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
         "configs/tune/vit_tiny.yaml --metric val/loss --direction minimize --output runs/tune",
         allow_abbrev=False,
     )
+    _add_study(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler (default: 0)")
+    add_trust_argument(parser)
+    return parser
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--space",
@@ -77,9 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="which trials end early: those worse than half of the others at the same step "
         "(median), all but a quarter at each rung (halving), or none",
     )
-    add("--seed", type=int, default=0, help="seed of the sampler (default: 0)")
-    add_trust_argument(parser)
-    return parser
 
 
 def run(words: Sequence[str]) -> int:

@@ -1,10 +1,17 @@
-"""Defaults of a stream."""
+"""Parts of a stream, and what they are by default."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from clipkit.data.samples.maker import Caption, Transform
+from clipkit.data.samples.faults import FaultOptions, FaultTracker
+from clipkit.data.samples.maker import Caption, SampleMaker, Transform
+from clipkit.data.stream.delivery import BatchDelivery
+from clipkit.data.stream.options import SampleOptions
+from clipkit.data.text.tokenizer import Encoder
+from clipkit.data.text.tokenizer_objects import as_encoder
 from clipkit.distributed.world import World, current_world
 from clipkit.errors import ConfigError
 
@@ -40,3 +47,23 @@ def log_of_rank(path: str | Path | None, world: World) -> Path | None:
         return None if path is None else Path(path)
     path = Path(path)
     return path.with_suffix(f".rank{world.rank}{path.suffix}")
+
+
+def make_maker(
+    tokenizer: Encoder | Callable[..., Any], transform: Transform, samples: SampleOptions, seed: int
+) -> SampleMaker:
+    """Return what makes samples from the members of shards."""
+    return SampleMaker(
+        as_encoder(tokenizer),
+        transform,
+        samples.caption or default_caption(),
+        samples.label_field,
+        seed,
+        fields=tuple(samples.fields),
+    )
+
+
+def make_delivery(world: World, faults: FaultOptions, num_samples: int) -> BatchDelivery:
+    """Return what hands out batches, and counts what is bad of some samples."""
+    log = log_of_rank(faults.log, world)
+    return BatchDelivery(world, FaultTracker(faults, num_samples, world.size == 1, log))

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, final
 
+from clipkit.data.order.base import SampleOrder
 from clipkit.data.order.build import Data, first_order, index_of, masks_of, restored_order
 from clipkit.data.order.image_sizes import ImageSizeStage
 from clipkit.data.order.length_buckets import first_windows, restored_windows
 from clipkit.data.order.partition import EpochPartition, check_stages
-from clipkit.data.samples.faults import FaultOptions, FaultTracker
-from clipkit.data.samples.maker import SampleMaker, Transform
+from clipkit.data.samples.faults import FaultOptions
+from clipkit.data.samples.maker import Transform
 from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.data.shards.reader import ShardReader
 from clipkit.data.stream.builder import BatchBuilder
@@ -25,17 +26,16 @@ from clipkit.data.stream.checks import (
     read_captions,
 )
 from clipkit.data.stream.defaults import (
-    default_caption,
     default_transform,
-    log_of_rank,
+    make_delivery,
+    make_maker,
     world_of,
 )
-from clipkit.data.stream.delivery import BatchDelivery
 from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.stream.state import check_state, header
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.data.text.tokenizer import Encoder
-from clipkit.data.text.tokenizer_objects import as_encoder
+from clipkit.distributed.world import World
 from clipkit.renamed_arguments import renamed_arguments
 from clipkit.types import Batch
 
@@ -120,37 +120,19 @@ class PairStream:
         self._shuffle, self._seed = order.shuffle, seed
         self._num_workers, self._num_threads = num_workers, samples.num_threads
         self._reader = ShardReader(self._index)
-        self._maker = SampleMaker(
-            as_encoder(tokenizer),
-            image_transform or default_transform(image_size, order.shuffle),
-            samples.caption or default_caption(),
-            samples.label_field,
-            seed,
-            fields=tuple(samples.fields),
-        )
+        transform = image_transform or default_transform(image_size, order.shuffle)
+        self._maker = make_maker(tokenizer, transform, samples, seed)
         self._order = first_order(
-            index,
-            order.shuffle,
-            seed,
-            batch_size=batch_size,
-            world_size=world.size,
+            index, order.shuffle, seed, batch_size=batch_size, world_size=world.size,
             window=order.shuffle_window,
-        )
-        tail = order.tail or ("drop" if order.shuffle else "keep")
-        stages = tuple(order.batch_size_stages)
-        check_stages(stages, batch_size)
-        carries = self._order.is_endless and tail == "drop"
-        self._partition = EpochPartition(
-            self._order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
-        )
+        )  # fmt: skip
+        self._partition = _partition_of(self._order, order, batch_size, world)
         check_sizes(self._partition, len(self._index) - self._index.kept.num_kept)
         self._windows = first_windows(
             order.length_bucket_batches, order.shuffle, self._partition.step_samples
         )
         check_first_sample(self._index, self._reader, self._maker)
-        log = log_of_rank(faults.log, world)
-        ledger = FaultTracker(faults, self._index.kept.num_kept, world.size == 1, log)
-        self._delivery = BatchDelivery(world, ledger)
+        self._delivery = make_delivery(world, faults, self._index.kept.num_kept)
 
     def __len__(self) -> int:
         """Return the number of batches of this rank in the epoch of the next batch."""
@@ -298,3 +280,16 @@ class PairStream:
         builder = BatchBuilder(self._reader, self._maker, order, self._num_threads, windows)
         # An epoch of validation follows the previous one only after a long time.
         return BatchLoader(builder, self._num_workers, self._maker.pad_ids, self._shuffle)
+
+
+def _partition_of(
+    order: SampleOrder, options: OrderOptions, batch_size: int, world: World
+) -> EpochPartition:
+    """Return which positions of an epoch each step and this rank take."""
+    tail = options.tail or ("drop" if options.shuffle else "keep")
+    stages = tuple(options.batch_size_stages)
+    check_stages(stages, batch_size)
+    carries = order.is_endless and tail == "drop"
+    return EpochPartition(
+        order.num_samples, batch_size, world.rank, world.size, tail, stages, carries
+    )

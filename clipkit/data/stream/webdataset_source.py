@@ -10,8 +10,8 @@ from typing import Any, Final, final
 
 from clipkit.data.order.image_sizes import ImageSizeStage
 from clipkit.data.order.partition import EpochPartition, check_stages
-from clipkit.data.samples.faults import FaultOptions, FaultTracker
-from clipkit.data.samples.maker import SampleMaker, Transform
+from clipkit.data.samples.faults import FaultOptions
+from clipkit.data.samples.maker import Transform
 from clipkit.data.shards.masks.sample_mask import MaskSummary
 from clipkit.data.shards.reader import RawSample
 from clipkit.data.stream.checks import (
@@ -24,8 +24,7 @@ from clipkit.data.stream.checks import (
     check_sizes,
     check_threads,
 )
-from clipkit.data.stream.defaults import default_caption, default_transform, log_of_rank, world_of
-from clipkit.data.stream.delivery import BatchDelivery
+from clipkit.data.stream.defaults import default_transform, make_delivery, make_maker, world_of
 from clipkit.data.stream.options import OrderOptions, SampleOptions
 from clipkit.data.stream.state import STATE_VERSION, check_sequential_state
 from clipkit.data.stream.webdataset_builder import SequentialBuilder
@@ -37,7 +36,6 @@ from clipkit.data.stream.webdataset_stages import (
 )
 from clipkit.data.stream.workers import BatchLoader
 from clipkit.data.text.tokenizer import Encoder
-from clipkit.data.text.tokenizer_objects import as_encoder
 from clipkit.types import Batch
 
 _LOG: Final = logging.getLogger(__name__)
@@ -118,21 +116,13 @@ class WebDatasetSource:
             if shards.pipeline is None
             else OwnPipeline(shards.pipeline, list(self._shards.addresses))
         )
-        self._maker = SampleMaker(
-            as_encoder(tokenizer),
-            image_transform or default_transform(image_size, shuffle=True),
-            samples.caption or default_caption(),
-            samples.label_field,
-            seed,
-            fields=tuple(samples.fields),
-        )
+        transform = image_transform or default_transform(image_size, shuffle=True)
+        self._maker = make_maker(tokenizer, transform, samples, seed)
         self._declared_samples = num_samples = shards.num_samples
         self._partition = _partition_of(num_samples, batch_size, world.rank, world.size, order)
         if first := self._first_samples(TRIED_SAMPLES):
             check_samples(first, self._maker)
-        log = log_of_rank(faults.log, world)
-        ledger = FaultTracker(faults, num_samples, world.size == 1, log)
-        self._delivery = BatchDelivery(world, ledger)
+        self._delivery = make_delivery(world, faults, num_samples)
         self._samples_seen = 0
         self._num_starts = 0
 

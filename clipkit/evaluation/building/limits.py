@@ -42,26 +42,8 @@ def measures(facts: SetFacts) -> Iterator[str]:
 
 def limits(facts: SetFacts) -> Iterator[str]:
     """Yield what was left in, and what is not known."""
-    leakage, options = facts.leakage, facts.duplicate_options
-    if options.image_distance is None:
-        yield "Images were not compared: copies of one image may be in both splits."
-    else:
-        yield (
-            "Copies that were rotated by more than 2 degrees, cut by more than about 5 % of a "
-            "side, or placed into a larger image are mostly not found by perceptual hashes."
-        )
-        if leakage.num_near_misses:
-            nearest = leakage.near_misses[0]
-            yield (
-                f"{leakage.num_near_misses:,} pairs across the splits are just above the limit; "
-                f"the nearest differ in {nearest.distance} bits ({nearest.train}, {nearest.test})."
-            )
-    if not facts.description.has_model:
-        yield (
-            "No model was used: different photographs of one object or scene may be in both splits."
-        )
-    if options.caption_similarity is None:
-        yield "Captions were not compared: equal captions may be in both splits."
+    yield from _of_comparisons(facts)
+    leakage = facts.leakage
     if leakage.num_generic_captions_in_both:
         yield (
             f"{leakage.num_generic_captions_in_both:,} captions are in both splits, because they "
@@ -83,6 +65,30 @@ def limits(facts: SetFacts) -> Iterator[str]:
             f"samples are one group: {shown}{more}."
         )
     yield from _unknown(facts)
+
+
+def _of_comparisons(facts: SetFacts) -> Iterator[str]:
+    """Yield which copies the comparisons do not find."""
+    leakage, options = facts.leakage, facts.duplicate_options
+    if options.image_distance is None:
+        yield "Images were not compared: copies of one image may be in both splits."
+    else:
+        yield (
+            "Copies that were rotated by more than 2 degrees, cut by more than about 5 % of a "
+            "side, or placed into a larger image are mostly not found by perceptual hashes."
+        )
+        if leakage.num_near_misses:
+            nearest = leakage.near_misses[0]
+            yield (
+                f"{leakage.num_near_misses:,} pairs across the splits are just above the limit; "
+                f"the nearest differ in {nearest.distance} bits ({nearest.train}, {nearest.test})."
+            )
+    if not facts.description.has_model:
+        yield (
+            "No model was used: different photographs of one object or scene may be in both splits."
+        )
+    if options.caption_similarity is None:
+        yield "Captions were not compared: equal captions may be in both splits."
 
 
 def _unknown(facts: SetFacts) -> Iterator[str]:

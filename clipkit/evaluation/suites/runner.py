@@ -148,11 +148,7 @@ def run_suite(
     todo = [m for m, stem in zip(planned, stems, strict=True) if stem is None]
     run = _Run(results, options, report, len(todo))
     try:
-        for model in dict.fromkeys(measurement.model for measurement in todo):
-            own = [m for m in todo if m.model == model]
-            for load, is_image in ((load_model, True), (load_towers, False)):
-                if part := [m for m in own if (m.entry.modality == IMAGES.name) == is_image]:
-                    run.measure_model(model, part, load)
+        run.measure(todo)
     except RankLostError as error:
         done = len(planned) - run.num_left - len(run.failures)
         raise RankLostError(
@@ -182,6 +178,14 @@ class _Run:
         self.failures: list[tuple[Measurement, str]] = []
         self.num_left = num_left
         self._report = report
+
+    def measure(self, todo: Sequence[Measurement]) -> None:
+        """Measure one model after the other."""
+        for model in dict.fromkeys(measurement.model for measurement in todo):
+            own = [m for m in todo if m.model == model]
+            for load, is_image in ((load_model, True), (load_towers, False)):
+                if part := [m for m in own if (m.entry.modality == IMAGES.name) == is_image]:
+                    self.measure_model(model, part, load)
 
     def measure_model(
         self, name: str, todo: Sequence[Measurement], load: Callable[..., Any]

@@ -10,7 +10,7 @@ from clipkit.evaluation.correct_pairs import RetrievalOptions
 from clipkit.evaluation.datasets.choice_sources import ChoiceColumns
 from clipkit.evaluation.datasets.queries import IMAGES, query_modality
 from clipkit.evaluation.probes.options import ProbeOptions
-from clipkit.evaluation.tasks import RobustnessOptions, ZeroShotOptions
+from clipkit.evaluation.task_options import RobustnessOptions, ZeroShotOptions
 
 ENGLISH: Final = "en"
 _LANGUAGE: Final = "{language}"

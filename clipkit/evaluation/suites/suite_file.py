@@ -19,7 +19,8 @@ from clipkit.evaluation.suites.suite import (
     SuiteEntry,
     in_language,
 )
-from clipkit.evaluation.tasks import TASKS, RobustnessOptions, ZeroShotOptions
+from clipkit.evaluation.task_options import RobustnessOptions, ZeroShotOptions
+from clipkit.evaluation.tasks import TASKS
 from clipkit.suggestions import did_you_mean
 from clipkit.yaml_files import read_yaml
 

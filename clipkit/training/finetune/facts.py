@@ -12,7 +12,7 @@ from typing import Any
 from clipkit.data.packing.class_numbers import MOST_CLASSES
 from clipkit.data.packing.hub import hub_address, pinned
 from clipkit.data.packing.packed_cache import class_names_in
-from clipkit.data.packing.sources import open_source
+from clipkit.data.packing.sources import Source, open_source
 from clipkit.data.shards.members import read_classes, read_label
 from clipkit.errors import DataError, SampleError
 from clipkit.models.checkpoints.encoder import PREFIXES
@@ -96,21 +96,7 @@ def inspect_data(
     train, val = pinned(str(train)), None if val is None else pinned(str(val))
     source = open_source(train, allow_outside=allow_outside)
     names = class_names_in(source.files)
-    counts: Counter[int] = Counter()
-    num_captions = num_named = num_lists = 0
-    for item in source.items:
-        texts = item.texts()
-        label, several = read_label(texts, "cls"), None
-        with suppress(SampleError):  # its JSON has no valid list of classes
-            several = read_classes(texts)
-        classes = several or ([] if label == IGNORE_LABEL else [label])
-        counts.update(classes)
-        num_lists += several is not None
-        caption = texts.get("txt", b"").decode("utf-8", "replace").strip()
-        num_captions += bool(caption)
-        num_named += bool(caption) and caption == ", ".join(
-            names[number] for number in classes if number < len(names)
-        )
+    counts, num_captions, num_named, num_lists = _count(source, names)
     if counts and max(counts) >= MOST_CLASSES:
         raise DataError(
             f"{train}: class number {max(counts)}: expected less than {MOST_CLASSES}, because a "
@@ -132,6 +118,31 @@ def inspect_data(
         has_captions=has_captions,
         multi_label=multi_label,
     )
+
+
+def _count(source: Source, names: Sequence[str]) -> tuple[Counter[int], int, int, int]:
+    """Count the samples of each class, and those with captions, names of classes, and lists.
+
+    Returns:
+        Samples by class number; samples with a caption; those whose caption is the names of their
+        classes; those with a list of classes.
+    """
+    counts: Counter[int] = Counter()
+    num_captions = num_named = num_lists = 0
+    for item in source.items:
+        texts = item.texts()
+        label, several = read_label(texts, "cls"), None
+        with suppress(SampleError):  # its JSON has no valid list of classes
+            several = read_classes(texts)
+        classes = several or ([] if label == IGNORE_LABEL else [label])
+        counts.update(classes)
+        num_lists += several is not None
+        caption = texts.get("txt", b"").decode("utf-8", "replace").strip()
+        num_captions += bool(caption)
+        num_named += bool(caption) and caption == ", ".join(
+            names[number] for number in classes if number < len(names)
+        )
+    return counts, num_captions, num_named, num_lists
 
 
 def inspect_model(model: str, weights: str | None = None) -> BaseModelInfo:
