@@ -40,7 +40,7 @@ class ShardTable:
     key_ends: Int64[np.ndarray, " N+1"]
     member_ends: Int64[np.ndarray, " N+1"]
     extensions: tuple[str, ...]
-    kinds: UInt16[np.ndarray, " M"]
+    kinds: UInt16[np.ndarray, " members"]
     offsets: Int64[np.ndarray, " members"]
     sizes: Int64[np.ndarray, " members"]
 
