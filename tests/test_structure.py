@@ -208,8 +208,10 @@ def test_nothing_is_defined_that_nothing_names():
 
 
 def defined(node: ast.stmt) -> list[str]:
-    """The names that a statement of a module defines; a decorator may use what it decorates."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    """The names that a statement of a module defines; a decorator may use a function."""
+    if isinstance(node, ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return [] if node.decorator_list else [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else []
     targets = [node.target] if isinstance(node, ast.AnnAssign) else targets

@@ -24,7 +24,7 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardTable:
-    """The samples of one shard, in columns. N samples, M members, K bytes of keys.
+    """The samples of one shard, in columns.
 
     Args:
         keys: Concatenation of all keys, in UTF-8.
