@@ -20,6 +20,8 @@ from clipkit.losses import (
     LabelLoss,
     LossTerm,
     MatryoshkaLoss,
+    ModalityLabelLoss,
+    ModalityPairLoss,
     MultiLabelLoss,
     SigmoidLoss,
     StoredTeacher,
@@ -163,6 +165,14 @@ CASES = {
         lambda tile: MatryoshkaLoss(SigmoidLoss(tile), WIDTHS),
         lambda: _nested(_sigmoid, WIDTHS),
         frozenset({"bias"}),
+    ),
+    "modalities": Case(  # the texts in place of the images, whose loss is the same
+        lambda tile: ModalityPairLoss(ContrastiveLoss(tile), "text", "image"),
+        lambda: _softmax,
+        frozenset({"groups", "mask", "negatives"}),
+    ),
+    "labels of a modality": Case(
+        lambda _: ModalityLabelLoss(LabelLoss(), "image"), lambda: _label(None, 0.0)
     ),
     "global": Case(
         lambda tile: GlobalContrastiveLoss(NUM_SAMPLES, GAMMA, 1e-300, tile),
