@@ -318,6 +318,13 @@ def test_stages_of_the_route_are_the_folders_of_data() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", stages, re.MULTILINE)) == folders
 
 
+def test_every_package_has_its_layer() -> None:
+    page = (ROOT / "docs/data-flow.md").read_text(encoding="utf-8")
+    layers = page[page.index("## Layers") :].partition("`lightning` and")[0]
+    packages = {f"clipkit.{path.parent.name}" for path in ROOT.glob("clipkit/*/__init__.py")}
+    assert packages - set(INLINE.findall(layers)) == set()
+
+
 def test_all_tools_are_in_their_table() -> None:
     table = (ROOT / "tools/README.md").read_text(encoding="utf-8")
     listed = {name for name in INLINE.findall(table) if name.endswith((".py", ".sh"))}
