@@ -50,7 +50,9 @@ def test_counts(
         "function_lines_median": 4,
         "function_lines_max": [4, "inner/a.py:method"],
         "arguments_max": [3, "inner/a.py:method"],
+        "constructor_arguments_max": 0,
         "largest_folder": [2, "inner"],
         "examples": 2,
         "examples_skipped": 1,
+        "lines_by_package": {"inner": 13},
     }

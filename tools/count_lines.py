@@ -1,4 +1,4 @@
-"""Print the size of the package as JSON: lines, functions, folders, comments and examples.
+"""Print the size of the package as JSON: lines, functions, packages, comments and examples.
 
     python tools/count_lines.py [FOLDER of the package, clipkit when left out]
 
@@ -32,6 +32,10 @@ def main() -> None:
     }
     longest = max(functions, key=lambda name: functions[name][0])
     widest = max(functions, key=lambda name: functions[name][1])
+    constructors = {name: n[1] for name, n in functions.items() if name.endswith(":__init__")}
+    packages = Counter[str]()
+    for path, text in texts.items():
+        packages[path.relative_to(root).parts[0] if path.parent != root else "."] += not_blank(text)
     folder, size = Counter(path.parent for path in texts).most_common(1)[0]
     lines = sum(not_blank(text) for text in texts.values())
     explaining = sum(explaining_lines(text) for text in texts.values())
@@ -50,9 +54,11 @@ def main() -> None:
         "function_lines_median": statistics.median(length for length, _ in functions.values()),
         "function_lines_max": [functions[longest][0], longest],
         "arguments_max": [functions[widest][1], widest],
+        "constructor_arguments_max": max(constructors.values(), default=0),
         "largest_folder": [size, str(folder.relative_to(root))],
         "examples": len(examples),
         "examples_skipped": sum("+SKIP" in line for line in examples),
+        "lines_by_package": dict(sorted(packages.items())),
     }
     print(json.dumps(figures, indent=2))
 
