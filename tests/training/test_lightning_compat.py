@@ -66,7 +66,10 @@ def compiled() -> nn.Module:
 HOLDERS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "Trainer": (trainer, OF_TRAINER),
     "_WrappingCheckpointIO": (wrapper._WrappingCheckpointIO, ("_checkpoint_io",)),
-    "WandbLogger": (lambda: WandbLogger(offline=True), ("_wandb_init", "_id")),
+    "WandbLogger": (
+        lambda: WandbLogger(offline=True),
+        ("_wandb_init", "_id", "_log_model"),
+    ),
     "GradScaler": (lambda: torch.amp.GradScaler("cpu"), ("_per_optimizer_states",)),
     "a fused optimizer": (fused, ("_step_supports_amp_scaling",)),
     "a compiled module": (compiled, ("_compiled_call_impl",)),
