@@ -151,7 +151,7 @@ def names_of_others(node: ast.AST) -> list[str]:
     elif isinstance(node, ast.Attribute) and not is_self(node.value):
         names = [node.attr]
     elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
-        names = [part.value for part in node.args[1:2] if isinstance(part, ast.Constant)]
+        names = [str(part.value) for part in node.args[1:2] if isinstance(part, ast.Constant)]
     else:
         names = []
     return [name for name in names if name.startswith("_") and not name.startswith("__")]

@@ -72,11 +72,11 @@ def _add_reading(
 
 
 def run_index(args: argparse.Namespace) -> int:
+    from clipkit.addresses import is_local, local_path
     from clipkit.data import ShardIndex
     from clipkit.data.packing.partition.part_files import check_parts
     from clipkit.data.shards.index_files import check_index_name, write_index_file
     from clipkit.data.shards.named import named_shards
-    from clipkit.data.storage.urls import is_local, local_path
 
     check_output_file("--output", args.output)
     if args.output is not None:
