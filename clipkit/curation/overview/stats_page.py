@@ -23,6 +23,12 @@ def write_stats_page(
         stats: Statistics of the shards.
         summary: Their summary.
         data: What the images and captions are; None without embeddings.
+
+    Examples:
+        >>> stats = collect_stats("data/train", OpenClipTokenizer(context_length=100))
+        >>> write_stats_page("stats.html", stats, stats.summary())
+        >>> Path("stats.html").is_file()
+        True
     """
     charts = {
         "Image width, pixels": stats.widths,
