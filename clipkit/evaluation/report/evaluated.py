@@ -11,7 +11,6 @@ from clipkit.atomic_files import write_bytes
 from clipkit.distributed.collectives import rank
 from clipkit.evaluation.comparison.intervals import metric_intervals
 from clipkit.evaluation.correct_pairs import RetrievalOptions
-from clipkit.evaluation.datasets.dataset import EvaluationDataset
 from clipkit.evaluation.datasets.sample_source import ShownSamples
 from clipkit.evaluation.embedding import EmbeddedPairs
 from clipkit.evaluation.evaluators.base import Evaluator
@@ -196,7 +195,7 @@ def _results(
         part = evaluators[name]
         if isinstance(part, RerankedRetrieval):
             found = part.compare(encoder)
-            compared = _compared(encoder, part.retrieval)
+            compared = compared_modalities(encoder, part.retrieval)
             reranked = found, compared or compared_images(part.data, found.pair)
             evaluations[name] = found.evaluation
         else:

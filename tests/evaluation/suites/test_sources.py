@@ -13,11 +13,10 @@ import pytest
 from pyarrow import parquet
 
 from clipkit.data.packing.packed_cache import pack_to_cache
-from clipkit.evaluation import Suite, SuiteEntry, SuiteOptions, run_suite
+from clipkit.evaluation import Suite, SuiteEntry, SuiteOptions, ZeroShotOptions, run_suite
 from clipkit.evaluation.inference import EmbedOptions
 from clipkit.evaluation.suites.results import measurements
 from clipkit.evaluation.suites.stamps import data_stamp
-from clipkit.evaluation.tasks import ZeroShotOptions
 from clipkit.models import save_encoder
 from tests.evaluation.suites.test_runner import few_retries
 from tests.helpers.evaluation_data import captions, picture, tiny_encoder, write_layout
