@@ -49,8 +49,8 @@ def explained_matches(
         seed: Seed of the selection.
 
     Returns:
-        Explanations by attention if the fusion has it, else by occlusion; none if the encoder has
-        no fusion, or one of other modalities.
+        Explanations by the method "auto"; none if the encoder has no fusion, or one of other
+        modalities.
     """
     if not isinstance(encoder, JointEncoder):
         return []
@@ -63,7 +63,7 @@ def explained_matches(
             image = open_image(sample.image, DEFAULT_MAX_PIXELS)
             occluded = found = explain_matching(encoder, image, text, "occlusion")
             with suppress(*_LEFT_OUT):
-                found = explain_matching(encoder, image, text, "attention")
+                found = explain_matching(encoder, image, text)
             explanations.append(matching_content(found, text, occluded))
     return explanations
 

@@ -61,7 +61,8 @@ def explain_matching(
         method: "attention": attention between words and patches in the fusion, times its gradient
             (Grad-CAM over cross-attention, Li et al. 2021, arXiv:2107.07651, section 6).
             "occlusion": drop of the logit without a part of the image or a word, for any fusion;
-            slower. "auto": "attention" if the fusion has at least two layers of it.
+            slower. "auto": "attention" if the fusion has at least two layers of it, in which words
+            attend.
         layer: Layer of the fusion whose attention is read, from 0; None for the sum over all. The
             last one cannot be chosen: what its words attend to does not reach the logit.
 

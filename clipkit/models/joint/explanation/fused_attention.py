@@ -100,7 +100,7 @@ def words_and_patches(fusion: Fusion, name: str, lengths: Mapping[str, int]) -> 
     words, patches = (
         list(range(starts[part], starts[part] + lengths[part])) for part in ("text", name)
     )
-    return WordsAndPatches(words, patches, _words_attend(fusion))
+    return WordsAndPatches(words, patches, words_attend(fusion))
 
 
 def layers_of(fusion: Fusion, recorded: Sequence[Attention]) -> Layers:
@@ -114,10 +114,11 @@ def layers_of(fusion: Fusion, recorded: Sequence[Attention]) -> Layers:
     if not isinstance(fusion, CrossAttentionFusion):
         return Layers(weights, weights)
     own, between = weights[::_PER_CROSS_BLOCK], weights[1::_PER_CROSS_BLOCK]
-    return Layers(between, between if _words_attend(fusion) else own)
+    return Layers(between, between if words_attend(fusion) else own)
 
 
-def _words_attend(fusion: Fusion) -> bool:
+def words_attend(fusion: Fusion) -> bool:
+    """Return whether words are among the queries of a fusion's attention."""
     return isinstance(fusion, MergedFusion) or fusion.names[0] == "text"
 
 

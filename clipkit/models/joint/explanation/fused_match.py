@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from clipkit.models.joint.explanation.fused_attention import (
     check_fusion,
     layers_of,
     words_and_patches,
+    words_attend,
 )
 from clipkit.models.joint.joint_encoder import JointEncoder
 from clipkit.models.joint.pair_scores import pair_scores
@@ -54,7 +56,10 @@ class FusedMatch(NamedTuple):
     text: str
 
     def explained(self, method: str, layer: int | None) -> FusedRelevance:
-        """Explain by "attention" or "occlusion", or for "auto" by the first that can be computed.
+        """Explain by "attention" or "occlusion".
+
+        "auto" is attention where it can be read and the words attend, and occlusion elsewhere: in a
+        fusion whose patches attend to words, maps by attention are no better than a random patch.
 
         Raises:
             ConfigError: If the fusion is not one of the text and the input, or the method does not
@@ -69,13 +74,13 @@ class FusedMatch(NamedTuple):
             )
         if method == "occlusion" and layer is not None:
             raise ConfigError("layer: expected the method 'attention', got 'occlusion'")
-        if method != "occlusion":
-            try:
-                self._check_attention(layer)
-                return self.by_attention(layer)
-            except ConfigError:
-                if method == "attention" or layer is not None:
-                    raise
+        if method == "attention" or layer is not None:
+            self._check_attention(layer)
+            return self.by_attention(layer)
+        if method == "auto" and words_attend(self.joint.fusion):
+            with suppress(ConfigError):
+                self._check_attention(None)
+                return self.by_attention()
         return self.by_occlusion()
 
     def by_attention(self, layer: int | None = None) -> FusedRelevance:

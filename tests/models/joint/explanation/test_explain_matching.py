@@ -83,7 +83,9 @@ def by_hand(model, tokens):
 @pytest.mark.parametrize("name", FUSIONS)
 def test_relevance_is_attention_times_gradient_and_the_logit_is_the_plain_one(name):
     model = joint(FUSIONS[name])
-    found = explain_matching(model, photo(), TEXT)
+    found = explain_matching(model, photo(), TEXT, "attention")
+    by_default = "occlusion" if name == "from patches" else "attention"
+    assert explain_matching(model, photo(), TEXT).caption.method == by_default
     tokens = read(model, photo(), TEXT)
     with torch.no_grad():
         expected = float(plain_logit(model, tokens))
