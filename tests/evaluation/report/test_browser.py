@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit.cli.shards import page as shards
+from clipkit.curation.overview import stats_page as shards
 from clipkit.evaluation.comparison import Change, Comparison, Estimate, PairComparison
 from clipkit.evaluation.report import write_report
 from clipkit.evaluation.report.comparison_page import render_comparison
