@@ -13,9 +13,10 @@ FAST := tests/data tests/losses tests/metrics tests/models tests/optim
 RANKS := losses metrics terms collectives ddp_module joint_ranks modality_ranks pair_ranks text_exchange
 NUMERIC := tests/losses tests/metrics tests/models tests/optim tests/processes/test_tile_kernels.py \
     $(RANKS:%=tests/distributed/test_%.py) --ignore tests/models/checkpoints
+CRASHES := tests/faults/test_kill.py tests/faults/test_killed_run.py tests/sweeps/test_resume.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all test-numeric lowest check lint types imports docs clean
+.PHONY: help setup demo test test-fast test-crash test-all test-numeric lowest check lint types imports docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -31,12 +32,15 @@ setup: $(VENV)/.installed-test ## Create .venv with everything that development 
 demo: $(VENV)/.installed-demo ## Pretrain on emoji for MINUTES (5), evaluate, write OUTPUT/report.html
 	@$(BIN)/clipkit demo --output "$(OUTPUT)" --minutes "$(MINUTES)"
 
-test: $(VENV)/.installed-test ## Run the tests but those that kill and fuzz runs for minutes
-	@echo "Running the tests (about 15 minutes on 2 cores; make test-fast for the fast ones)"
+test: $(VENV)/.installed-test ## Run the tests but those that kill, fuzz and repeat runs for minutes
+	@echo "Running the tests (make test-fast for the fast ones)"
 	@$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-test ## Run the tests without a trainer and without processes
 	@$(PYTEST) $(FAST) $(PYTEST_ARGS)
+
+test-crash: $(VENV)/.installed-test ## Run the tests of runs that are killed and resumed, a part of the long ones
+	@$(PYTEST) $(CRASHES) $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-test ## Run all tests, and list the slowest
 	@$(PYTEST) --durations=25 $(PYTEST_ARGS)
@@ -57,7 +61,7 @@ types: $(VENV)/.installed-test ## mypy: the package strictly, the tests with wha
 imports: $(VENV)/.installed-test ## The direction of imports
 	@$(BIN)/lint-imports --no-logo
 
-check: lint types imports test-all ## Everything that CI runs
+check: lint types imports test test-crash ## What CI runs on every change; make test-all has all tests
 
 docs: $(VENV)/.installed-test ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
     # Modules of long tests first, so that no process is left alone with one at the end.
     items.sort(key=lambda item: folder_of(item) not in (*LONG, *STARTS))
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of later collections of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def folder_of(item: pytest.Item) -> str:

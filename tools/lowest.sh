@@ -26,4 +26,4 @@ echo "lowest: installing $(wc -l <"$venv/lowest.txt") packages in their lowest v
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider \
     tests/data tests/losses tests/metrics tests/models tests/optim tests/collection tests/curation \
     tests/search --ignore tests/search/test_serving_openapi.py \
-    tests/training/test_lightning_compat.py tests/training/callbacks/test_float8_training.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}
+    tests/training/test_lightning_compat.py tests/sweeps/test_float8_training.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}

@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 PRELOADED = [
     *("clipkit.training", "clipkit.evaluation", "tests.helpers.tiny"),
     *("open_clip", "pytest", "wandb"),  # of the first fit
+    "tests.helpers.frozen",
 ]
 """What takes seconds to import and the server of ranks imports once; it must start no thread."""
 

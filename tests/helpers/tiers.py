@@ -14,8 +14,8 @@ import pytest
 FAST: Final = ("data", "losses", "metrics", "models", "optim")
 """Folders without an interpreter, a spawned process or a trainer: `make test-fast`."""
 
-LONG: Final = ("faults", "launch")
-"""Folders that kill, restart and fuzz real runs for minutes: `make test-all` only."""
+LONG: Final = ("faults", "launch", "sweeps")
+"""Folders that kill, restart, fuzz and repeat real runs for minutes: `make test-all` only."""
 
 STARTS: Final = ("distributed", "export", "processes", "tuning")
 """Folders of tests that start processes for many seconds each."""

@@ -111,7 +111,7 @@ def test_slurm_job_that_runs_out_of_time_is_saved_and_queued_again(shards, tmp_p
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     warning = {
-        "class_path": "tests.training.callbacks.test_stop_on_signal.Signal",
+        "class_path": "tests.faults.test_stop_on_signal.Signal",
         "init_args": {"number": int(signal.SIGUSR1)},
     }
     slurm = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar, final
 
 import torch
@@ -100,11 +101,25 @@ def bytes_kept_by(
     device = encoder.log_logit_scale.device
     devices = [device] if device.type == "cuda" else []
     allocations = _Allocations()
-    with torch.random.fork_rng(devices), torch.enable_grad(), Alone(), allocations:
-        results = run()
-        kept = allocations.bytes_in_use([*encoder.parameters(), *inputs])
-    del results
+    with _only_new_garbage(), torch.random.fork_rng(devices), torch.enable_grad(), Alone():
+        with allocations:
+            results = run()
+            kept = allocations.bytes_in_use([*encoder.parameters(), *inputs])
+        del results
     return kept
+
+
+@contextmanager
+def _only_new_garbage() -> Iterator[None]:
+    """Let collections within leave out the objects of before: they took most of the measurement."""
+    if gc.get_freeze_count():  # by the caller, who decides when it ends
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @final

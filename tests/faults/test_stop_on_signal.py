@@ -81,7 +81,7 @@ def listening():
 
 def signal_words(shards, run, number: int, times: int) -> list[str]:
     told = {
-        "class_path": "tests.training.callbacks.test_stop_on_signal.Signal",
+        "class_path": "tests.faults.test_stop_on_signal.Signal",
         "init_args": {"number": int(number), "times": times},
     }
     saver = {"class_path": "clipkit.training.callbacks.SaveCheckpoint"}

@@ -178,7 +178,7 @@ def test_the_whole_objective_at_once_resumes_exactly(shards, tmp_path):
     config = configuration(loss, head, fields, micro_batch_size=3)
     fit(config, shards, tmp_path / "whole", "--trainer.max_steps=6")
     run = tmp_path / "resumed"
-    stop = part("tests.cli.test_objective.StopAt", step=3)
+    stop = part("tests.sweeps.test_objective.StopAt", step=3)
     stopped = json.loads(json.dumps(config))
     stopped["trainer"]["callbacks"].append(stop)
     fit(stopped, shards, run, "--trainer.max_steps=6")
@@ -252,7 +252,7 @@ def test_objective_learns_and_resumes(name, shards, tmp_path):
     config = configuration(loss, head, fields)
     fit(config, shards, tmp_path / "whole", "--trainer.max_steps=5")
     stopped = json.loads(json.dumps(config))
-    stopped["trainer"]["callbacks"].append(part("tests.cli.test_objective.StopAt", step=3))
+    stopped["trainer"]["callbacks"].append(part("tests.sweeps.test_objective.StopAt", step=3))
     run = tmp_path / "run"
     fit(stopped, shards, run, "--trainer.max_steps=5")
     fit(config, shards, run, "--trainer.max_steps=5", "--ckpt_path=last")

@@ -1,0 +1,1 @@
+"""Runs that are repeated for every step, mode or objective."""
