@@ -73,7 +73,9 @@ def _local_files(source: str) -> list[str]:
 
 def _named_files(path: Path) -> Iterator[str]:
     """Yield name, size and time of change of each file that a table or JSON file names."""
-    folders, known = (path.parent, path.parent / SUGAR_CREPE_IMAGES), set()
+    folders, known = [path.parent], set()
+    if _is_json(path):
+        folders.append(path.parent / SUGAR_CREPE_IMAGES)
     try:
         for row in _rows(path):
             for text in _texts_in(row):
@@ -89,7 +91,7 @@ def _named_files(path: Path) -> Iterator[str]:
 
 def _rows(path: Path) -> Iterator[Any]:
     """Yield the rows of a table, or the content of a JSON file."""
-    if path.suffix.lower() == ".json" and _is_file(path):
+    if _is_json(path):
         yield json.loads(path.read_text(encoding="utf-8"))
         return
     if is_pattern(path):
@@ -109,6 +111,10 @@ def _texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _texts_in(part)
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json" and _is_file(path)
 
 
 def _is_file(path: Path) -> bool:
