@@ -274,8 +274,9 @@ def parse(description: str | None, *, with_open_clip: bool) -> argparse.Namespac
     options = parser.parse_args()
     options.known = list(towers(options.open_clip if with_open_clip else None))
     options.arms = options.arms or options.known
-    if unknown := set(options.arms) - set(options.known):
-        parser.error(f"--arms: expected some of {', '.join(options.known)}, got {unknown}")
+    if unknown := sorted(set(options.arms) - set(options.known)):
+        known = ", ".join(options.known)
+        parser.error(f"--arms: expected some of {known}, got {', '.join(unknown)}")
     return options
 
 

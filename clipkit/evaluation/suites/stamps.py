@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -73,15 +74,17 @@ def _local_files(source: str) -> list[str]:
 
 def _named_files(path: Path) -> Iterator[str]:
     """Yield name, size and time of change of each file that a table or JSON file names."""
-    folders, known = [path.parent], set()
+    folders, known = [str(path.parent)], set()
     if _is_json(path):
-        folders.append(path.parent / SUGAR_CREPE_IMAGES)
+        folders.append(str(path.parent / SUGAR_CREPE_IMAGES))
     try:
         for row in _rows(path):
             for text in _texts_in(row):
                 if len(text) > _LONGEST_NAME or text in known:
                     continue
-                found = [folder / text for folder in folders if _is_file(folder / text)]
+                # Not by pathlib, which takes several times as long: captions are looked up, too.
+                places = [os.path.join(folder, text) for folder in folders]  # noqa: PTH118
+                found = [Path(place) for place in places if os.path.isfile(place)]  # noqa: PTH113
                 if found:
                     known.add(text)  # not captions, which would fill the memory
                     yield "\0".join([text, *map(state_of, found)])
