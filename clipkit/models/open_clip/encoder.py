@@ -52,6 +52,11 @@ def from_open_clip(
 
     Examples:
         >>> encoder = from_open_clip("ViT-B-32-quickgelu", pretrained="openai")  # doctest: +SKIP
+        >>> layers = {"width": 64, "layers": 1}
+        >>> config = {"embed_dim": 32, "vision_cfg": {**layers, "image_size": 32, "patch_size": 16},
+        ...           "text_cfg": {**layers, "heads": 1}}
+        >>> from_open_clip(config).embedding_dim
+        32
     """
     config = read_config(name, needs=BOTH_TOWERS).with_patch_dropout(patch_dropout)
     clip: Any = None
