@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the lowest versions that pyproject.toml allows, and run the fast tests with them, and those
-# of the command line that use Lightning and jsonargparse most.
+# Install the lowest versions that pyproject.toml allows, and run the fast tests with them, those of
+# extras, and those of the command line that use Lightning and jsonargparse most.
 # Usage: PYTHON=python3.11 tools/lowest.sh VENV [NAME==VERSION ...]
 # A version that is named replaces the lowest one; pip installs it first, also from a local index.
 set -euo pipefail
@@ -25,5 +25,5 @@ echo "lowest: installing $(wc -l <"$venv/lowest.txt") packages in their lowest v
 # shellcheck disable=SC2086
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider \
     tests/data tests/losses tests/metrics tests/models tests/optim tests/collection tests/curation \
-    tests/search --ignore tests/search/test_serving_openapi.py \
+    tests/search --ignore tests/search/test_serving_openapi.py tests/tuning \
     tests/training/test_lightning_compat.py tests/sweeps/test_float8_training.py tests/cli/test_fit.py tests/cli/test_loggers.py ${PYTEST_ARGS:-}

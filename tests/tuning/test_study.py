@@ -64,8 +64,8 @@ def test_space_of_every_type(tmp_path):
     [
         ("a: {type: flaot, low: 0, high: 1}", "did you mean 'float'"),
         ("a: {type: float, low: 0, hihg: 1}", "did you mean 'high'"),
-        ("a: {type: float, low: 2, high: 1}", "low <= high"),
-        ("a: {type: float, low: 0, high: 1, log: true}", "low > 0"),
+        ("a: {type: float, low: 2, high: 1}", "low=2.0, high=1.0"),
+        ("a: {type: float, low: 0, high: 1, log: true}", "low=0.0, high=1.0"),
         ("a: {type: int, low: 0.5, high: 3}", "expected an integer, got 0.5"),
         ("a: {type: float, low: x, high: 3}", "low: expected a number, got 'x'"),
         ("a: {type: categorical, choices: []}", "one or more"),
