@@ -58,7 +58,7 @@ def new_file(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
             if temporary.stat().st_mode != mode:  # safetensors makes files that only we can read
                 temporary.chmod(stat.S_IMODE(mode))
             if sync:
-                _sync(temporary)
+                wait_for_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    _sync(file)
+                    wait_for_disk(file)
         put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -173,7 +173,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def wait_for_disk(path: Path) -> None:
     """Wait until the content of a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from typing import Final, final
 
 from filelock import FileLock
 
+from clipkit.atomic_files import wait_for_disk
 from clipkit.data.storage.partial import PartialFile, split_ranges
 from clipkit.data.storage.remote import (
     RangesIgnored,
@@ -144,6 +145,7 @@ class ShardCache:
             part = Path(f"{path}{PART_SUFFIX}")
             transfer(remote.address, remote.size_bytes, part, self.retries)
             self._check(remote, part)
+            wait_for_disk(part)  # the size alone tells later runs that the shard is complete
             part.replace(path)
             if remote.size_bytes < 0:
                 self._room.make(0, keep=path)

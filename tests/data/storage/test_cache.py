@@ -18,6 +18,7 @@ import clipkit.data.storage.remote as remote_module
 from clipkit.data import PairStream, ShardCache, ShardIndex, ShardReader
 from clipkit.data.storage.cache import RemoteFile
 from clipkit.data.storage.prefetch import Prefetcher
+from clipkit.data.storage.room import PART_SUFFIX
 from clipkit.data.storage.urls import parse_address
 from clipkit.errors import ConfigError, DataError, FaultBudgetExceeded, ShardError
 from tests.helpers.factories import write_shards
@@ -238,6 +239,22 @@ def test_a_limit_below_one_shard_is_refused(server: str, tmp_path: Path) -> None
     cache = ShardCache(tmp_path / "tiny", max_bytes=1000)
     with pytest.raises(DataError, match="does not fit into max_bytes=1000"):
         ShardIndex.from_urls(f"{server}/a/00000.tar", cache=cache)
+
+
+def test_the_content_is_on_the_disk_before_the_name(
+    server: str, cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a shard of the right size would otherwise pass as complete."""
+    remote = cache.stat(parse_address(f"{server}/a/00000.tar"))
+    states: list[tuple[str, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        states.append((name, cache.path_of(remote).exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = cache.fetch(remote)
+    assert (f"{path.name}{PART_SUFFIX}", False) in states
 
 
 def test_a_full_disk_is_not_tried_again(
