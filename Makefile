@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 OUTPUT ?= runs/demo
 MINUTES ?= 5
 PYTEST_ARGS ?=
+# Tests start hundreds of processes; each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 CAPABILITY ?= default
 THREADS ?= 1
 # Two tests at a time, whole modules on one worker: their fixtures are made once.

@@ -226,7 +226,7 @@ def _write(graph: TracedGraph, encoder: str, path: Path, facts: dict[str, Any]) 
     except Exception as error:  # the exporter's errors have no common base
         raise ConfigError(
             f"{graph.name}_tower: torch {torch.__version__} cannot turn {encoder}'s tower into an "
-            f"ONNX graph: {first_line(error)}; export with torch 2.14 or later, or with --format "
+            f"ONNX graph: {first_line(error)}; export with torch 2.12 or later, or with --format "
             f"safetensors"
         ) from error
     program.model.metadata_props[METADATA_KEY] = json.dumps(facts)

@@ -148,7 +148,7 @@ def test_a_pair_of_no_row_is_refused(pair):
 
 def test_shapes_and_values_are_checked():
     one, pairs = torch.eye(3), torch.tensor([[0, 0]])
-    with pytest.raises(MetricError, match=r"expected \[N D\], \[M D\], \[P 2\]"):
+    with pytest.raises(MetricError, match=r"expected \[N D\], \[texts D\], \[pairs 2\]"):
         pair_ranks(one, one, pairs[0])
     with pytest.raises(MetricError, match="text: expected finite"):
         pair_ranks(one, one * math.nan, pairs)
