@@ -41,7 +41,9 @@ def lowest(requirement: Requirement) -> str:
 
 def constraints(project: dict, replaced: Sequence[str] = ()) -> list[str]:
     """Return one ``NAME==VERSION`` for each requirement."""
-    versions = {canonicalize_name(one.name): lowest(one) for one in requirements(project)}
+    versions: dict[str, str] = {}
+    for one in requirements(project):  # an extra may want more than the package, which is tested
+        versions.setdefault(canonicalize_name(one.name), lowest(one))
     for word in replaced:
         name, equals, version = word.partition("==")
         if not equals or canonicalize_name(name) not in versions:
