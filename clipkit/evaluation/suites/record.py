@@ -29,7 +29,7 @@ def write_record(
     arguments: Mapping[str, Any],
     intervals: Mapping[str, Interval],
 ) -> None:
-    """Write a record that ``clipkit compare`` and ``compare_models`` read, and the outcomes.
+    """Write a record that ``clipkit compare`` and ``compare_records`` read, and the outcomes.
 
     The outcomes, if there are any, are written first, to ``NAME.outcomes.npz`` next to
     ``NAME.json``.
