@@ -103,7 +103,7 @@ class TrainerCLI(LightningCLI):
             PairDataModule,
             parser_class=Parser,
             parser_kwargs={"prog": "clipkit"},
-            save_config_callback=SaveConfig,
+            save_config_callback=None,  # see _prepare_fit
             seed_everything_default=0,
             auto_configure_optimizers=False,
             # Hyperparameters in a checkpoint would override the configuration.
@@ -131,7 +131,6 @@ class TrainerCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Create the objects; some ranks build the encoder without weights."""
-        self._dump_config()  # Lightning does so while it creates the model
         sections = self.config[str(self.subcommand)]
         given = sections["model"]["encoder"]
         without_weights = encoder_without_weights(sections)
@@ -146,8 +145,8 @@ class TrainerCLI(LightningCLI):
         """Pass the resolved configuration to the model, which stores it in its checkpoints."""
         use_atomic_checkpoints(self.trainer)
         config = self.config[str(self.subcommand)]
-        dumped = self._parser(self.subcommand).dump(config, skip_none=False)
-        self.model.run_config = yaml.safe_load(dumped)
+        self.resolved = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.model.run_config = yaml.safe_load(self.resolved)
         given = self.config_init[str(self.subcommand)]
         if "weights_only" in given:  # strategies may pass it on
             refuse_unpickling(given["weights_only"])
@@ -169,11 +168,13 @@ class TrainerCLI(LightningCLI):
         if self.preflight_only:
             self.trainer.loggers = []
             callbacks = all_callbacks(self.trainer)
-            callbacks[:] = [c for c in callbacks if not isinstance(c, SaveConfig | KeyLog)]
+            callbacks[:] = [c for c in callbacks if not isinstance(c, KeyLog)]
         replace = [ReplaceRun()] if self.overwrite else []
         record = [] if self.preflight_only else [RunRecorder()]
+        is_trial = self.config["fit"]["trainer"].get("fast_dev_run")
+        config = [] if self.preflight_only or is_trial else [SaveConfig(self.resolved)]
         preflight = Preflight(only=self.preflight_only)
-        add_missing(self.trainer, StopOnSignal(), preflight, *replace, *record)
+        add_missing(self.trainer, StopOnSignal(), preflight, *replace, *record, *config)
         choose_id(self.trainer.loggers, str(self.trainer.default_root_dir), resumes)
 
     def before_predict(self) -> None:

@@ -111,15 +111,14 @@ def bytes_kept_by(
 
 @contextmanager
 def _only_new_garbage() -> Iterator[None]:
-    """Let collections within leave out the objects of before: they took most of the measurement."""
-    if gc.get_freeze_count():  # by the caller, who decides when it ends
-        yield
-        return
-    gc.freeze()
+    """Keep what is new in the youngest generation, which is collected in no time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
 
 
 @final
@@ -148,7 +147,9 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def bytes_in_use(self, others: Iterable[Tensor]) -> int:
         """Return the bytes that are in use, without those of ``others``."""
-        gc.collect()  # frees cycles, whose moment of release would otherwise decide
+        # Frees new cycles, whose moment of release would otherwise decide. A collection of
+        # everything took most of the measurement.
+        gc.collect(0)
         excluded = [value.untyped_storage() for value in others]
         without = {StorageWeakRef(storage) for storage in excluded}  # type: ignore[no-untyped-call]
         total = 0

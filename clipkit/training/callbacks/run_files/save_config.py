@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch import Callback, Trainer
 
 from clipkit.atomic_files import write_text
 
+_NAME: Final = "config.yaml"
+
 
 @final
-class SaveConfig(SaveConfigCallback):
+class SaveConfig(Callback):
     """Writes ``config.yaml`` into the run's folder at the first batch of a fit.
 
     The folder is ``trainer.default_root_dir``, which is independent of loggers and contains
     ``last.ckpt``. A resumed run writes the file again. A run that is refused before it trains
     leaves the file as it was.
+
+    Args:
+        config: The resolved configuration, as YAML.
     """
 
-    _written = False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write nothing yet, in contrast to Lightning's callback."""
+    def __init__(self, config: str) -> None:
+        self._config = config
+        self._written = False
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Write the file atomically on rank 0."""
         if self._written or not trainer.is_global_zero:
             return
         self._written = True
-        path = Path(trainer.default_root_dir) / self.config_filename
-        write_text(path, self.parser.dump(self.config, skip_none=False))
+        write_text(Path(trainer.default_root_dir) / _NAME, self._config)
