@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from clipkit.errors import ConfigError, DataError, check_at_least
@@ -208,10 +208,11 @@ class _Reranker:
             similarities = (firsts[pairs[:, 0]].float() * seconds[pairs[:, 1]].float()).sum(1)
             return reranking_scores(self._joint, similarities, logits, first, second)
 
-        scores = _Scores(of_firsts), _Scores(lambda pairs: of_firsts(pairs.flip(1)))
+        back = pairs.flip(1)
+        scores = _Scores(of_firsts, pairs), _Scores(lambda asked: of_firsts(asked.flip(1)), back)
         ranks = (
             reranked_pair_ranks(firsts, seconds, pairs, self._num_best, scores[0]),
-            reranked_pair_ranks(seconds, firsts, pairs.flip(1), self._num_best, scores[1]),
+            reranked_pair_ranks(seconds, firsts, back, self._num_best, scores[1]),
         )
         self.complete = self.complete or scores
         return ranks
@@ -219,10 +220,15 @@ class _Reranker:
 
 @final
 class _Scores:
-    """A function that adds up the seconds of its calls; it returns when its result is there."""
+    """A function that adds up the seconds of its calls; it returns when its result is there.
 
-    def __init__(self, score: _Score) -> None:
-        self._score, self.seconds = score, 0.0
+    Args:
+        score: Function that returns the scores of pairs.
+        correct: The correct pairs.
+    """
+
+    def __init__(self, score: _Score, correct: Int64[Tensor, "correct 2"]) -> None:
+        self._score, self._correct, self.seconds = score, correct, 0.0
         self._before: list[Tensor] = []
         self._after: list[Tensor] = []
 
@@ -234,13 +240,26 @@ class _Scores:
         num_best = int((pairs[:, 0] == pairs[0, 0]).sum()) if len(pairs) else 1
         best, of_query = pairs[:, 1].view(-1, num_best), scores.view(-1, num_best)
         self._before.append(best[:, 0])
-        self._after.append(best.gather(1, of_query.argmax(1, keepdim=True))[:, 0])
+        # A tie is never a win: of equal scores an incorrect candidate is first, as in recall.
+        wrong = ~_are_among(pairs, self._correct).view(-1, num_best)
+        tied = of_query == of_query.amax(1, keepdim=True)
+        first = (tied.long() + (tied & wrong).long()).argmax(1, keepdim=True)
+        self._after.append(best.gather(1, first)[:, 0])
         return scores
 
     def direction(self, prefix: str) -> RerankedDirection:
         """Return what the calls changed, those of all queries in their order."""
         before, after = torch.cat(self._before), torch.cat(self._after)
         return RerankedDirection(prefix, before, after, self.seconds / len(before))
+
+
+def _are_among(
+    pairs: Int64[Tensor, "pairs 2"], others: Int64[Tensor, "others 2"]
+) -> Bool[Tensor, " pairs"]:
+    """Tell which pairs are among others."""
+    width = 1 + max((int(each[:, 1].max()) for each in (pairs, others) if len(each)), default=0)
+    numbers, known = (each[:, 0] * width + each[:, 1] for each in (pairs, others))
+    return torch.isin(numbers, known.to(numbers.device))
 
 
 def _checked(encoder: Any) -> JointEncoder:

@@ -198,6 +198,23 @@ def test_changes_are_those_of_the_first_candidates(model, data):
     assert (gained - lost) / len(owners) == pytest.approx(difference)
 
 
+def test_a_tie_is_no_win_on_the_page_either(model, data, monkeypatch):
+    """Without any difference of scores, no first candidate belongs to its query."""
+    monkeypatch.setattr(
+        reranked_retrieval, "reranking_scores", lambda joint, ties, *_: torch.zeros_like(ties)
+    )
+    compared = RerankedRetrieval(Retrieval(data, ks=(1,)), 4).compare(model)
+    assert compared.evaluation.metrics["reranked/text_to_image/recall_at_1"] == 0
+    content = reranking_of(
+        compared, compared_images(Retrieval(data).data, compared.pair), num_queries=100
+    )
+    for part in content.directions:
+        assert not any(one.is_match[1] for one in part.examples)
+    pairs = compared.pair.candidates.pairs.tolist()
+    firsts = [list(pair) for pair in enumerate(compared.directions[0].first_after.tolist())]
+    assert not [pair for pair in firsts if pair in pairs]
+
+
 @pytest.mark.parametrize("of_captions", [False, True])
 def test_groups_of_queries_are_those_of_separate_retrievals(model, tmp_path, of_captions):
     """Each group's captions are the only candidates of an image, if captions have groups."""
