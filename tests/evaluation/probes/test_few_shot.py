@@ -11,9 +11,16 @@ import torch
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluation import EmbedOptions, FewShotProbe, ProbeSplits
 from clipkit.evaluation.probes.few_shot import draw_shots
+from clipkit.evaluation.probes.logistic import L2_GRID
 from clipkit.evaluation.probes.splits import EmbeddedSplit
 from tests.evaluation.probes.test_splits import write_split
 from tests.helpers.evaluation_data import tiny_encoder
+
+
+@pytest.fixture
+def two_penalties(monkeypatch):
+    """Fit only with strong penalties, where a fit takes few iterations."""
+    monkeypatch.setattr("clipkit.evaluation.probes.few_shot._GRID", L2_GRID[:4:3])
 
 
 def split(count, groups=None):
@@ -51,7 +58,7 @@ def test_groups_among_the_shots_do_not_select_the_penalty():
     assert not set(drawn.groups) & set(others.groups)
 
 
-def test_mean_and_spread_are_those_of_the_draws(tmp_path):
+def test_mean_and_spread_are_those_of_the_draws(tmp_path, two_penalties):
     write_split(tmp_path, "train", range(40))
     write_split(tmp_path, "test", range(40, 64))
     splits = ProbeSplits(tmp_path)
@@ -67,7 +74,7 @@ def test_mean_and_spread_are_those_of_the_draws(tmp_path):
     assert {"shots_1/top1", "shots_1/top1_spread"} <= set(metrics)
 
 
-def test_outcomes_give_the_means(tmp_path):
+def test_outcomes_give_the_means(tmp_path, two_penalties):
     write_split(tmp_path, "train", range(40))
     write_split(tmp_path, "val", range(70, 90))
     write_split(tmp_path, "test", range(40, 52))
