@@ -117,7 +117,7 @@ class Chromium:
         deadline = time.monotonic() + self._timeout
         while not self.evaluate(condition):
             assert time.monotonic() < deadline, f"never true: {condition}"
-            time.sleep(0.05)
+            time.sleep(0.01)
 
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):

@@ -98,9 +98,13 @@ class PageDriver:
         return self.value(f"document.querySelectorAll({json.dumps(selector)}).length")
 
     def place(self, selector: str) -> tuple[float, float]:
-        """Scroll an element into view, and return its middle, which nothing must cover."""
+        """Scroll an element into view, and return its middle, which nothing must cover.
+
+        A form or a link may have left the page: without its styles, the next one has other places.
+        """
         name = json.dumps(selector)
-        self.wait_for(f"document.querySelector({name})?.getClientRects().length > 0")
+        is_shown = f"document.querySelector({name})?.getClientRects().length > 0"
+        self.wait_for(f"document.readyState === 'complete' && {is_shown}")
         x, y, is_on_top = self.value(
             f"""(() => {{
               const node = document.querySelector({name});

@@ -16,6 +16,8 @@ import torch.multiprocessing as mp
 PRELOADED = [
     *("clipkit.training", "clipkit.evaluation", "tests.helpers.tiny"),
     *("open_clip", "pytest", "wandb"),  # of the first fit
+    *("clipkit.models.open_clip.attention", "torch.distributed.checkpoint"),
+    "torch.distributed.algorithms.ddp_comm_hooks.default_hooks",
     "tests.helpers.frozen",
 ]
 """What takes seconds to import and the server of ranks imports once; it must start no thread."""
@@ -58,6 +60,7 @@ def _entry(
         GLOO_SOCKET_IFNAME="lo",
     )
     torch.set_num_threads(1)
+    os.fsync = lambda fd: None  # as in the process of pytest
     if joined:
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
     try:
