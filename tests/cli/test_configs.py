@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shlex
@@ -23,8 +24,8 @@ CONFIGS = sorted(
     for path in (ROOT / "configs").rglob("*.yaml")
     if path.parent.name not in {"tune", "sweep"} and not path.name.startswith("domain_")
 )
-NEEDED = {name: name for name in ("mlflow", "tensorboard", "trackio")}
-"""Packages of configurations that the tests may lack."""
+SERVICES = ("mlflow", "tensorboard", "trackio", "wandb")
+"""Services, and their packages, some of which the tests may lack."""
 # Deep enough for what the configurations lock or learn slower, and small enough for seconds.
 # As large as the smallest image that a configuration trains on first.
 ENCODER = {
@@ -134,42 +135,73 @@ def tiny_data(words: list[str], shards: Path) -> list[str]:
     return [f"--data.mixture.sources={json.dumps(sources)}", *flags]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_configuration_runs(config, shards, tmp_path, monkeypatch):
-    pytest.importorskip(NEEDED.get(config.stem, "torch"))
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    """Shards for two steps; the epoch ends with them, so that a validation follows."""
+    return tiny.shards(tmp_path_factory.mktemp("few"), (4, 4), val=4)
+
+
+def command(config: Path, few: Path, run: Path) -> list[str]:
+    """The command on top of a configuration, made tiny."""
+    words = command_of(config)
+    assert str(config.relative_to(ROOT)) in words
+    return [
+        *words,
+        *tiny_encoder(words),
+        "--model.schedule.warmup=1",
+        *tiny_data(words, few),
+        "--data.batch_size=4",
+        "--data.num_workers=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+        "--trainer.max_steps=2",
+        "--trainer.log_every_n_steps=1",
+        f"--trainer.default_root_dir={run}",
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The folder in which the command is called."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    words = command_of(config)
-    assert str(config.relative_to(ROOT)) in words
-    status = main(
-        [
-            *words,
-            *tiny_encoder(words),
-            "--model.schedule.warmup=1",
-            *tiny_data(words, shards),
-            "--data.batch_size=4",
-            "--data.num_workers=0",
-            "--trainer.accelerator=cpu",
-            "--trainer.devices=1",
-            "--trainer.max_steps=6",
-            "--trainer.log_every_n_steps=1",
-            f"--trainer.default_root_dir={tmp_path}/run",
-        ]
-    )
-    assert status == 0
-    run = tmp_path / "run"
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "config",
+    [path for path in CONFIGS if path.stem not in SERVICES],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_configuration_runs(config, few, folder):
+    run = folder / "run"
+    assert main(command(config, few, run)) == 0
     stored = torch.load(run / "last.ckpt", weights_only=True)
-    assert stored["global_step"] == 6
+    assert stored["global_step"] == 2
     assert all(
         bool(torch.isfinite(value).all())
         for value in stored["state_dict"].values()
         if value.is_floating_point()
     )
     assert not math.isnan(float(stored["state_dict"]["encoder.log_logit_scale"]))
-    assert (run / "metrics.csv").read_text().count("\n") >= 7
-    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 6
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 2
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_configuration_with_a_service_is_accepted(name, few, folder, capsys):
+    """Its logger is created and run in ``tests/cli/test_loggers.py``, with these options."""
+    pytest.importorskip(name)
+    config = ROOT / f"configs/trainer/{name}.yaml"
+    assert main([*command(config, few, folder / "run"), "--print_config"]) == 0
+    loggers = yaml.safe_load(capsys.readouterr().out)["trainer"]["logger"]
+    (given,) = yaml.safe_load(config.read_text())["trainer"]["logger+"]
+    assert loggers[-1]["class_path"] == given["class_path"]
+    assert len(loggers) > 1
 
 
 def test_every_kind_of_part_is_there():
@@ -186,7 +218,7 @@ def test_every_kind_of_part_is_there():
 
 def test_runs_need_no_logger_of_an_extra():
     """Only the files that are named after a service bring the logger of an extra."""
-    plain = [path for path in CONFIGS if path.stem not in NEEDED]
+    plain = [path for path in CONFIGS if path.stem not in SERVICES or path.stem == "wandb"]
     trainers = [yaml.safe_load(path.read_text()).get("trainer", {}) for path in plain]
     entries = [entry for trainer in trainers for entry in trainer.get("logger") or []]
     assert len(plain) > 20

@@ -48,6 +48,13 @@ def entry(class_path: str, **options: object) -> dict[str, object]:
     return {"class_path": class_path, "init_args": options}
 
 
+def shipped(file: str, **options: object) -> dict[str, object]:
+    """The logger of a file of ``configs/trainer``, with other options where they are given."""
+    path = Path(__file__).parents[2] / f"configs/trainer/{file}.yaml"
+    (logger,) = yaml.safe_load(path.read_text())["trainer"]["logger+"]
+    return entry(logger["class_path"], **{**logger["init_args"], **options})
+
+
 def check_params(params: dict) -> None:
     """What every logger receives."""
     assert params["model"]["optimizer"]["init_args"]["lr"] == 1e-3  # a default, written out
@@ -74,9 +81,7 @@ def test_wandb_has_the_run_and_its_checkpoints(shards, tmp_path, monkeypatch, wa
 
     monkeypatch.setattr(WandbLogger, "finalize", read_config)
     monkeypatch.setattr(wandb.Run, "log_artifact", record)
-    logger = entry(
-        "lightning.pytorch.loggers.WandbLogger", save_dir="auto", project="clipkit", log_model=True
-    )
+    logger = shipped("wandb", log_model=True)
     assert fit(shards, tmp_path / "run", logger) == 0
     check_params(seen)
     assert {data["original_filename"] for data, _, _ in uploads} == {"last.ckpt", "best.ckpt"}
@@ -91,7 +96,7 @@ def test_wandb_has_the_run_and_its_checkpoints(shards, tmp_path, monkeypatch, wa
 def test_tables_and_tensorboard_have_the_run(shards, tmp_path):
     loggers = [
         entry("clipkit.training.MetricsCsv", save_dir="auto"),
-        entry("lightning.pytorch.loggers.TensorBoardLogger", save_dir="auto", name="tensorboard"),
+        shipped("tensorboard"),
         entry("lightning.pytorch.loggers.CSVLogger", save_dir="auto", name="csv"),
     ]
     run = tmp_path / "run"
@@ -108,13 +113,8 @@ def test_mlflow_has_the_run_its_metrics_and_checkpoints(shards, tmp_path, monkey
     pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    logger = entry(
-        "lightning.pytorch.loggers.MLFlowLogger",
-        experiment_name="clipkit",
-        tracking_uri=uri,
-        log_model=True,
-        artifact_location=(tmp_path / "artifacts").as_uri(),
-    )
+    location = (tmp_path / "artifacts").as_uri()
+    logger = shipped("mlflow", tracking_uri=uri, log_model=True, artifact_location=location)
     run = tmp_path / "run"
     assert fit(shards, run, logger) == 0
     client = tracking.MlflowClient(uri)
@@ -137,7 +137,7 @@ def test_trackio_has_the_run(shards, tmp_path, monkeypatch):
     pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage
 
-    logger = entry("clipkit.training.TrackioLogger", project="clipkit", name="tiny")
+    logger = shipped("trackio", name="tiny")
     assert fit(shards, tmp_path / "run", logger) == 0
     check_params(SQLiteStorage.get_run_config("clipkit", "tiny"))
     rows = [row for row in SQLiteStorage.get_logs("clipkit", "tiny") if "train/loss" in row]

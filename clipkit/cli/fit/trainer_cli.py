@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -24,11 +24,12 @@ from clipkit.cli.fit.config_checks import check_parsed, check_sections
 from clipkit.cli.fit.encoder_class import with_encoder_class
 from clipkit.cli.fit.hub_data import pin_hub_data
 from clipkit.cli.fit.loggers import prepare_loggers
-from clipkit.cli.fit.parse_errors import clipkit_error, explain
+from clipkit.cli.fit.parse_errors import clipkit_error
+from clipkit.cli.fit.parser import Parser, build_once, forget
 from clipkit.cli.fit.renamed import read_renamed, with_new_options
 from clipkit.cli.fit.structure import encoder_without_weights
 from clipkit.cli.fit.trainer_checks import check_trainer_options, merge_savers, raised_by
-from clipkit.cli.fit.trainer_help import function_help, option_names
+from clipkit.cli.fit.trainer_help import function_help
 from clipkit.cli.fit.wandb_id import choose_id
 from clipkit.cli.outputs import check_output_folder
 from clipkit.distributed.agreement import of_first_rank
@@ -71,19 +72,6 @@ _EXIT_STOPPED = 143
 """128 + SIGTERM: a scheduler sees that the run is not complete."""
 
 
-class Parser(LightningArgumentParser):
-    """Parser that raises a ``ConfigError`` instead of printing the usage and exiting."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an error as a ``ConfigError`` on one line, with close matches for a typo."""
-        if (cause := clipkit_error(ex)) is not None:
-            raise cause
-        raise ConfigError(explain(message, ex, option_names(self), self.config_files))
-
-    # Shared by the parsers of all subcommands, because an error does not name its file.
-    config_files: tuple[str, ...] = ()
-
-
 class TrainerCLI(LightningCLI):
     """The commands ``fit``, ``validate``, ``test`` and ``predict``."""
 
@@ -115,9 +103,18 @@ class TrainerCLI(LightningCLI):
         name = self.words[0]
         return {name: super().subcommands()[name]}
 
+    def setup_parser(self, *args: Any) -> None:
+        """Build the parser, or take that of the run before in this process."""
+        build = super().setup_parser
+        build_once(self, self.words[0], lambda: build(*args))
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
         """Parse the words of the constructor, not those of the process."""
-        self.config = parser.parse_args(self.words)
+        try:
+            self.config = parser.parse_args(self.words)
+        except Exception:
+            forget(self.words[0])
+            raise
         sections = self.config[self.config["subcommand"]]
         check_parsed(sections)
         pin_hub_data(sections["data"])
