@@ -37,6 +37,12 @@ from tests.helpers.factories import write_shard
 from tests.helpers.open_clip_names import named_config
 
 
+@pytest.fixture(autouse=True)
+def _short_regressions(monkeypatch):
+    """Far from the optimum, for the command and for Python alike."""
+    monkeypatch.setattr("clipkit.evaluation.probes.logistic._MAX_ITERATIONS", 3)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "set"

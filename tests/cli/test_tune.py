@@ -15,6 +15,7 @@ from clipkit.cli.tune import command as tune
 from clipkit.training.callbacks.optuna_pruning import PRUNERS
 from clipkit.tuning.search import check_space
 from tests.helpers import tiny
+from tests.helpers.launched_here import launch_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,8 +29,9 @@ def test_command_offers_every_pruner():
     assert tune._PRUNERS == PRUNERS
 
 
-def test_the_command(tmp_path, capsys):
-    """A trial in a process of its own, and the same command again."""
+def test_the_command(tmp_path, capsys, monkeypatch):
+    """A trial, and the same command again."""
+    launch_here(monkeypatch)
     tiny.shards(tmp_path / "data")
     space = write(
         tmp_path / "space.yaml",

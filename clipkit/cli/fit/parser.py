@@ -38,5 +38,5 @@ def build_once(cli: object, subcommand: str, build: Callable[[], None]) -> None:
 
 
 def forget(subcommand: str) -> None:
-    """Build the next parser anew; after an error, this one still wants to print a configuration."""
+    """Build the next parser anew: after an error, this one would still print a configuration."""
     _BUILT.pop(subcommand, None)

@@ -65,6 +65,7 @@ read_renamed()
 _LOG = logging.getLogger(__name__)
 _PREFLIGHT_ONLY = "--preflight_only"
 _OVERWRITE = "--overwrite"
+_PRINT_CONFIG = "--print_config"
 _REFUSALS = (ValueError, TypeError, RuntimeError, ImportError)
 _REFUSING = ("lightning", "lightning_utilities", "fsspec")
 """Packages that raise such errors to refuse an option."""
@@ -113,7 +114,8 @@ class TrainerCLI(LightningCLI):
         try:
             self.config = parser.parse_args(self.words)
         except Exception:
-            forget(self.words[0])
+            if _PRINT_CONFIG in self.words:
+                forget(self.words[0])
             raise
         sections = self.config[self.config["subcommand"]]
         check_parsed(sections)

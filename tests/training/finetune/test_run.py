@@ -30,7 +30,8 @@ def base(tmp_path_factory):
     return str(folder)
 
 
-def test_plan_runs_and_its_folder_is_protected(photos, base, tmp_path):
+def test_plan_runs_and_its_folder_is_protected(photos, base, tmp_path, monkeypatch):
+    launch_here(monkeypatch)
     plan = plan_finetune(photos, tmp_path / "run", model=base)
     assert not plan.folder.exists()
     assert plan.reasons[0] == "16 samples, 2 classes"
