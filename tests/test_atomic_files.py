@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import clipkit
 from clipkit.atomic_files import (
     FORMER_SUFFIX,
     new_file,
@@ -26,6 +25,7 @@ from clipkit.atomic_files import (
     write_json_once,
     write_text,
 )
+from tests.helpers.sources import PACKAGE, trees
 
 RENAMES_ITSELF = {"atomic_files.py", "cache.py"}
 """The second continues a transfer under a fixed name, which a lock protects."""
@@ -174,8 +174,8 @@ def test_kinds_that_replace_each_other(tmp_path: Path) -> None:
 
 def test_no_other_module_renames_files() -> None:
     """``str.replace`` has two arguments, ``Path.replace`` one."""
-    for path in Path(clipkit.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             name, count = node.func.attr, len(node.args) + len(node.keywords)
@@ -184,26 +184,25 @@ def test_no_other_module_renames_files() -> None:
 
 
 def test_other_modules_write_under_a_temporary_name() -> None:
-    package = Path(clipkit.__file__).parent
     writers = {
-        path.relative_to(package).as_posix()
-        for path in package.rglob("*.py")
-        if path.name != "atomic_files.py" and writes(ast.parse(path.read_text("utf-8")))
+        path.relative_to(PACKAGE).as_posix()
+        for path, tree in trees().items()
+        if path.name != "atomic_files.py" and writes(tree)
     }
     assert writers == set(WRITES_ITSELF)
 
 
 def writes(node: ast.AST) -> bool:
     """Whether a file is written, outside of a block that provides a temporary name."""
-    called = {
-        getattr(part.func, "id", getattr(part.func, "attr", ""))
-        for begun in (node.items if isinstance(node, ast.With) else [node])
-        for part in ast.walk(begun)
-        if isinstance(part, ast.Call) and isinstance(node, ast.With | ast.Assign)
-    }
-    if called & TEMPORARY:
+    begun = node.items if isinstance(node, ast.With) else [node]
+    if isinstance(node, ast.With | ast.Assign) and any(map(provides_a_name, begun)):
         return False
     return opens_to_write(node) or any(map(writes, ast.iter_child_nodes(node)))
+
+
+def provides_a_name(node: ast.AST) -> bool:
+    called = (part.func for part in ast.walk(node) if isinstance(part, ast.Call))
+    return any(getattr(f, "id", getattr(f, "attr", "")) in TEMPORARY for f in called)
 
 
 def opens_to_write(node: ast.AST) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import clipkit
+from tests.helpers.sources import trees
 from tools import lowest_versions
 
 ROOT = Path(__file__).parents[1]
@@ -31,17 +32,24 @@ NOT_IMPORTED = {
 
 def imported_modules() -> set[str]:
     names: set[str] = set()
-    for path in Path(clipkit.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for tree in trees().values():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add((node.module or "").partition(".")[0])
-            elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
+            elif isinstance(node, ast.Call) and any(
+                "import" in part for part in names_in(node.func)
+            ):
                 names |= {str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)}
     return names
 
 
+def names_in(function: ast.expr) -> list[str]:
+    return [getattr(part, "id", getattr(part, "attr", "")) for part in ast.walk(function)]
+
+
+@cache
 def used_distributions() -> set[str]:
     """What the package imports, its functions included, or a shipped configuration names."""
     configs = "".join(path.read_text("utf-8") for path in (ROOT / "configs").rglob("*.yaml"))
