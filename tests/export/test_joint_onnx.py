@@ -32,6 +32,7 @@ from clipkit.models import (
     with_towers,
 )
 from tests.helpers import tiny
+from tests.helpers.onnx_programs import trace_once
 from tests.helpers.tiny_models import captions, pixels
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -40,7 +41,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def joint(fusion=None, words=True):
     encoder = tiny.encoder()
     torch.manual_seed(1)
-    fusion = CrossAttentionFusion(16, 2, 2) if fusion is None else fusion
+    fusion = CrossAttentionFusion(16, 1, 2) if fusion is None else fusion
     model = with_fusion(encoder, fusion, WordHead(16, 49408) if words else None)
     for part in model.fusion.parameters():  # logits that differ from pair to pair
         part.data += 0.2 * torch.randn_like(part)
@@ -48,26 +49,16 @@ def joint(fusion=None, words=True):
 
 
 @pytest.fixture(scope="module")
-def programs():
-    """Graphs by the names of their inputs: torch traces each part of the model once."""
-    export, traced = torch.onnx.export, {}
-
-    def once(graph, *args, **options):
-        key = tuple(options["input_names"])
-        if key not in traced:
-            traced[key] = export(graph, *args, **options)
-        return traced[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", once)
-        yield
-
-
-@pytest.fixture(scope="module")
-def exported(programs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "model"
+def exported(tmp_path_factory):
+    """Files in float32 below ``fp32``, in lower precisions in folders of their names."""
+    folder = tmp_path_factory.mktemp("onnx")
     model = joint()
-    return model, export_encoder(model, folder, "onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        trace_once(patch)
+        done = export_encoder(model, folder / "fp32", "onnx")
+        for precision in ("fp16", "int8"):
+            save_onnx(model, folder / precision, precision=precision)
+    return model, done
 
 
 def outputs(path, **inputs):
@@ -141,15 +132,15 @@ def test_a_fusion_that_differs_is_noticed(exported):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precisions(exported, precision, tmp_path):
+def test_lower_precisions(exported, precision):
     model, done = exported
-    save_onnx(model, tmp_path, precision=precision)
-    check_onnx(model, tmp_path, 1e-4, precision)
+    folder = done.folder.parent / precision
+    check_onnx(model, folder, 1e-4, precision)
     exact = logits_of(done.folder, pixels(3, 16), captions(3))
-    found = logits_of(tmp_path, pixels(3, 16), captions(3))
+    found = logits_of(folder, pixels(3, 16), captions(3))
     limit = {"fp16": 0.01, "int8": 0.3}[precision]
     torch.testing.assert_close(found, exact, atol=limit, rtol=0)
-    sizes = [(folder / "fusion.onnx").stat().st_size for folder in (tmp_path, done.folder)]
+    sizes = [(path / "fusion.onnx").stat().st_size for path in (folder, done.folder)]
     assert sizes[0] < sizes[1]
 
 

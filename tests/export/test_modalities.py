@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -96,6 +97,25 @@ def test_all_towers_are_read_again(trained, exported):
     for name, rows in expected.items():
         torch.testing.assert_close(found[name], rows, atol=1e-5, rtol=0)
     torch.testing.assert_close(again.pair_scales["sound:text"], model.pair_scales["sound:text"])
+    torch.testing.assert_close(again.logit_scale, model.logit_scale)
+    assert again.towers["series"].mel is None
+    values = torch.linspace(-2, 3, 36).view(2, 2, 9)
+    with torch.no_grad():
+        series = [one.encode_signal("series", values) for one in (again, model)]
+    torch.testing.assert_close(*series, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("exported", ["onnx"], indirect=True)
+def test_graphs_describe_themselves_and_cannot_be_trained(exported):
+    out, model = exported
+    session = pytest.importorskip("onnxruntime").InferenceSession(out / "sound.onnx")
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["clipkit"])
+    assert facts == json.loads((out / "preprocessing.json").read_text())
+    sound = model.towers["sound"]
+    assert facts["modalities"]["sound"]["shape"] == list(sound.input_shape)
+    assert facts["modalities"]["sound"]["mel"] == sound.mel.config()
+    with pytest.raises(ConfigError, match="neither trained"):
+        load_multimodal_encoder(out).train()
 
 
 def test_images_and_texts_are_read_alone(trained, tmp_path):

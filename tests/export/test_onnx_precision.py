@@ -15,6 +15,7 @@ from clipkit.export.onnx import check_onnx, onnx_facts, save_onnx
 from clipkit.models import from_checkpoint, interpolate, load_encoder
 from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.factories import write_shards
+from tests.helpers.onnx_programs import trace_once
 from tests.helpers.tiny_models import TEXT, VIT, captions, encoder, pixels
 
 onnx = pytest.importorskip("onnx")
@@ -25,28 +26,16 @@ KINDS = {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.UINT8}
 BOTH_WAYS = {**WIDE, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}
 
 
-def trace_once(patch: pytest.MonkeyPatch) -> None:
-    """Let torch turn each tower of one model into a graph once, however often it is written."""
-    export, programs = torch.onnx.export, {}
-
-    def once(graph, *args, **options):
-        if type(graph) not in programs:
-            programs[type(graph)] = export(graph, *args, **options)
-        return programs[type(graph)]
-
-    patch.setattr(torch.onnx, "export", once)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A text tower that reads its padding, and a bias."""
+    """A text tower that reads its padding, and a bias; traced once for all tests."""
     ours = encoder(SHALLOW, BOTH_WAYS, init_logit_bias=-10, custom_text=True)
     folder = tmp_path_factory.mktemp("onnx")
     with pytest.MonkeyPatch.context() as patch:
         trace_once(patch)
         for precision in ("fp32", "fp16", "int8"):
             save_onnx(ours, folder / precision, precision=precision)
-    return ours, folder
+        yield ours, folder
 
 
 @torch.no_grad()
@@ -144,9 +133,8 @@ def test_damaged_folders_are_named(exported, tmp_path):
             load_encoder(tmp_path)
 
 
-def test_the_command_prints_what_was_lost(tmp_path, capsys, monkeypatch):
-    trace_once(monkeypatch)
-    path = write_checkpoint(tmp_path / "last.ckpt", encoder(SHALLOW, WIDE))
+def test_the_command_prints_what_was_lost(exported, tmp_path, capsys):
+    path = write_checkpoint(tmp_path / "last.ckpt", exported[0])
     write_shards(tmp_path / "data", [8])
     words = ["export", "--model", str(path), "--measure", str(tmp_path / "data"), "--output"]
     for format in ("onnx_int8", "onnx_fp16"):

@@ -102,20 +102,20 @@ def test_intervals_of_macro_means_are_those_of_scipy():
 
     expected = stats.bootstrap(
         (labels, right.astype(float)), macro, paired=True, method="percentile",
-        n_resamples=5000, random_state=0,
+        n_resamples=10_000, random_state=0,
     ).confidence_interval  # fmt: skip
-    found = metric_intervals([outcomes], Resampling(replicates=5000))["mean_per_class_recall"]
+    found = metric_intervals([outcomes], Resampling(replicates=2000))["mean_per_class_recall"]
     width = expected.high - expected.low
     assert found == pytest.approx((expected.low, expected.high), abs=0.06 * width)
 
 
-@pytest.mark.parametrize(("num_groups", "of_group"), [(30, 1), (100, 1), (40, 5)])
+@pytest.mark.parametrize(("num_groups", "of_group"), [(30, 1), (40, 5)])
 def test_intervals_cover_the_true_value(num_groups, of_group):
-    """95 % intervals cover a known accuracy in 95 % of 1,000 experiments."""
+    """95 % intervals cover a known accuracy in 95 % of 600 experiments."""
     rng = np.random.default_rng(num_groups)
     groups = np.repeat(np.arange(num_groups), of_group)
     names = [f"{group:03}" for group in groups]
-    covered, experiments = 0, 1000
+    covered, experiments = 0, 600
     for experiment in range(experiments):
         # units of a group share their difficulty; the mean of the difficulties is 0.75
         difficulty = rng.beta(3, 1, num_groups)[groups]
@@ -126,7 +126,7 @@ def test_intervals_cover_the_true_value(num_groups, of_group):
         assert interval is not None
         low, high = interval
         covered += low <= 0.75 <= high
-    # the standard error of 1,000 experiments is 0.7 points
+    # the standard error of 600 experiments is 0.9 points
     assert 0.93 <= covered / experiments <= 0.975
 
 

@@ -39,23 +39,23 @@ def two_models(num_units=80, shift=0.15, seed=0):
 
 def test_permutation_test_is_that_of_scipy():
     first, second = two_models()
-    (change,) = metric_changes(means(first), means(second), Resampling(replicates=5000))
+    (change,) = metric_changes(means(first), means(second), Resampling(replicates=2000))
     expected = stats.permutation_test(
         (first, second), lambda a, b, axis: np.mean(b, axis=axis) - np.mean(a, axis=axis),
-        permutation_type="samples", n_resamples=5000, vectorized=True, random_state=0,
+        permutation_type="samples", n_resamples=20_000, vectorized=True, random_state=0,
     )  # fmt: skip
     assert change.test == "permutation"
     assert change.difference.value == pytest.approx(expected.statistic)
-    error = math.sqrt(expected.pvalue / 5000)
+    error = math.sqrt(expected.pvalue / 2000)
     assert change.p_value == pytest.approx(expected.pvalue, abs=5 * error)
 
 
 def test_interval_of_a_difference_is_that_of_scipy_and_uses_the_pairing():
     first, second = two_models(num_units=300)
-    (change,) = metric_changes(means(first), means(second), Resampling(replicates=5000))
+    (change,) = metric_changes(means(first), means(second), Resampling(replicates=2000))
     expected = stats.bootstrap(
         (first, second), lambda a, b, axis: np.mean(b, axis=axis) - np.mean(a, axis=axis),
-        paired=True, method="percentile", n_resamples=5000, random_state=0,
+        paired=True, method="percentile", n_resamples=20_000, random_state=0,
     ).confidence_interval  # fmt: skip
     width = expected.high - expected.low
     assert change.difference.interval == pytest.approx(expected, abs=0.05 * width)
@@ -77,11 +77,11 @@ def test_permutation_test_of_accuracy_approximates_mcnemar():
     first, second = classified(0.6, seed=1), classified(0.68, seed=2)
     exact = exact_p_values(first, second)
     assert set(exact) == {"top1", "top5"}
-    changes = metric_changes(first, second, Resampling(replicates=4000))
+    changes = metric_changes(first, second, Resampling(replicates=100))
     differences = {change.name: change.difference.value for change in changes}
-    permuted = permutation_p_values(first, second, differences, Resampling(replicates=4000))
+    permuted = permutation_p_values(first, second, differences, Resampling(replicates=2000))
     for name, p_value in exact.items():
-        error = math.sqrt(p_value * (1 - p_value) / 4000)
+        error = math.sqrt(p_value * (1 - p_value) / 2000)
         assert permuted[name] == pytest.approx(p_value, abs=4 * error + 0.001)
     tests = {change.name: change.test for change in changes}
     assert {name for name, test in tests.items() if test == "mcnemar"} == {"top1", "top5"}
@@ -92,30 +92,30 @@ def test_permutations_exchange_complete_groups():
     """With 4 groups there are 16 exchanges, so no p-value can be below 2 / 16."""
     groups = [f"patient {n % 4}" for n in range(200)]
     first, second = classified(0.2, groups=groups), classified(0.9, seed=1, groups=groups)
-    (change, *_) = metric_changes(first, second)
+    (change, *_) = metric_changes(first, second, Resampling(replicates=400))
     assert change.test == "permutation"
     assert change.p_value == pytest.approx(2 / 16, abs=0.05)
 
 
 def test_models_that_differ_by_noise_rarely_differ_clearly():
-    """The rate of false alarms at 5 % is 5 %, within three standard errors of 200 comparisons."""
+    """The rate of false alarms at 5 % is 5 %, within three standard errors of 100 comparisons."""
     rng, alarms = np.random.default_rng(3), 0
     groups = [f"{n // 3}" for n in range(90)]
-    for seed in range(200):
+    for seed in range(100):
         of_group = rng.normal(size=(2, 30)).repeat(3, axis=1)
         first, second = of_group + rng.normal(0, 0.3, (2, 90))
         change = permutation_p_values(
             means(first, groups), means(second, groups),
             {"score": float(np.mean(second) - np.mean(first))},
-            Resampling(replicates=200, seed=seed),
+            Resampling(replicates=100, seed=seed),
         )  # fmt: skip
         alarms += change["score"] < 0.05
-    assert alarms <= 10 + 3 * math.sqrt(200 * 0.05 * 0.95)
+    assert alarms <= 5 + 3 * math.sqrt(100 * 0.05 * 0.95)
 
 
 def test_the_same_outcomes_are_no_change():
     outcomes = classified(0.7)
-    for change in metric_changes(outcomes, outcomes):
+    for change in metric_changes(outcomes, outcomes, Resampling(replicates=100)):
         assert (change.difference.value, change.p_value, change.is_noise) == (0, 1, True)
         assert change.difference.interval is None
         assert change.verdict == "noise"
@@ -205,11 +205,11 @@ def test_corrections_count_primary_metrics_other_metrics_and_classes_apart():
     pairs = [
         compare_outcomes(
             [classified(0.5)], [classified(0.62, seed=s)], ("a", "b"), primary_metric="top1",
-            data=f"data {s}", resampling=Resampling(replicates=200),
+            data=f"data {s}", resampling=Resampling(replicates=100),
         )
         for s in (1, 2, 3)
     ]  # fmt: skip
-    result = corrected(pairs, Resampling(replicates=200))
+    result = corrected(pairs, Resampling(replicates=100))
     primary = [pair.metrics[0].p_value for pair in pairs]
     assert [pair.metrics[0].corrected_p_value for pair in result] == holm(primary)
     for before, after in zip(pairs, result, strict=True):

@@ -12,7 +12,7 @@ from clipkit.evaluation.comparison.records import outcomes_path, read_record
 from clipkit.evaluation.report.comparison_page import render_comparison
 from tests.helpers.records import classified, write_record, write_suite_record
 
-FAST = Resampling(replicates=200)
+FAST = Resampling(replicates=100)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_two_files_are_compared(two):
 
 def test_the_same_seed_gives_the_same_comparison(two):
     assert compare_records(two, resampling=FAST) == compare_records(two, resampling=FAST)
-    other = compare_records(two, resampling=Resampling(replicates=200, seed=1))
+    other = compare_records(two, resampling=Resampling(replicates=100, seed=1))
     assert other != compare_records(two, resampling=FAST)
 
 

@@ -240,5 +240,6 @@ def test_the_command_prints_and_writes_all_pairs(folder, tmp_path, capsys):
     table = record["modalities"]["recall_at_1"]
     assert table["sound"]["text"] == record["metrics"]["sound_to_text/recall_at_1"]
     assert record["details"]["image_and_sound/num_left_out"] == 11
-    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    records = [str(tmp_path / f"{name}.json") for name in ("a", "b")]
+    assert main(["compare", *records, "--replicates", "100"]) == 0
     assert "sound_to_image/recall_at_1" in capsys.readouterr().out

@@ -31,7 +31,7 @@ KINDS = ("fog", "gaussian_noise")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_layout(tmp_path_factory.mktemp("data") / "set", (7, 6))
+    return write_layout(tmp_path_factory.mktemp("data") / "set", (5, 4))
 
 
 def write_corrupted(root, folder, kind, strength):
@@ -101,7 +101,7 @@ def test_a_label_head_is_measured_too(root):
 
 def measure_on_rank(rank: int, world_size: int, root, workers: int):
     options = EmbedOptions(batch_size=4, num_workers=workers)
-    robustness = CorruptionRobustness(ZeroShotClassification(root, options=options), KINDS, (2, 5))
+    robustness = CorruptionRobustness(ZeroShotClassification(root, options=options), KINDS, [5])
     (outcomes,) = robustness.evaluate(tiny_encoder()).outcomes
     return {name: column.tolist() for name, column in outcomes.columns.items()}
 
@@ -110,7 +110,7 @@ def test_ranks_and_workers_measure_what_one_process_measures(root):
     alone = measure_on_rank(0, 1, root, 0)
 
     assert run_ranks(measure_on_rank, 2, root, 0) == [alone, alone]
-    assert measure_on_rank(0, 1, root, 2) == alone
+    assert measure_on_rank(0, 1, root, 1) == alone
 
 
 def test_embeddings_of_corrupted_images_are_not_kept_in_memory(root, monkeypatch):

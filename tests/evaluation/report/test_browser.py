@@ -34,8 +34,7 @@ def page(tmp_path_factory) -> Path:
     return write_report(tmp_path_factory.mktemp("report") / "report.html", full_report())
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 900, 1600])
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (900, True), (1600, False)])
 def test_renders_without_complaint_and_fits(browser, page, width, dark):
     browser.complaints.clear()
     browser.requests.clear()
@@ -328,8 +327,7 @@ def comparison_page() -> str:
 
 
 @pytest.mark.parametrize("page", [shards_page, full_data_page, study_page, comparison_page])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1600, False)])
 def test_other_pages_share_the_style(browser, tmp_path, page, width, dark):
     path = tmp_path / "page.html"
     path.write_text(page(), encoding="utf-8")

@@ -61,6 +61,25 @@ def folder(made, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def both(made, tmp_path_factory):
+    """The two models measured in ``out``, and what was reported: folder, run, titles."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("both"), dirs_exist_ok=True)
+    titles: list[tuple[str, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = run_suite(
+            suite(), ["a", "b"], "out", CPU, lambda title, _, left: titles.append((title, left))
+        )
+    return folder, run, titles
+
+
+@pytest.fixture
+def measured(both, folder) -> Path:
+    """A folder of its own with copies, in which ``out`` has the results of both models."""
+    return shutil.copytree(both[0], folder, dirs_exist_ok=True)
+
+
 def suite(**more: str) -> Suite:
     pairs = SuiteEntry(
         "wds/pairs", "pairs", datacomp=DataCompTask("retrieval/p", "P", "mean_recall@1")
@@ -103,12 +122,8 @@ def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_each_result_has_exactly_the_keys_of_clip_benchmark(folder):
-    told = []
-    run = run_suite(
-        suite(), ["a", "b"], "out", CPU, lambda title, _result, left: told.append((title, left))
-    )
-
+def test_each_result_has_exactly_the_keys_of_clip_benchmark(both, measured):
+    _, run, told = both
     assert (run.num_complete, run.num_measured, run.failures) == (4, 4, ())
     assert told[0] == ("a on wds/pairs", 3)
     assert told[-1] == ("b on wds/vtab/classes", 0)
@@ -142,9 +157,7 @@ def test_each_result_has_exactly_the_keys_of_clip_benchmark(folder):
     assert measured.items() <= recalls.items()
 
 
-def test_tables_of_all_results(folder):
-    run_suite(suite(), ["a", "b"], "out", CPU)
-
+def test_tables_of_all_results(measured):
     with Path("out/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
@@ -182,9 +195,8 @@ def test_lines_of_datacomp(folder):
     assert run.left_out == {"w": "not in DataComp's file: acc_wg is not measured"}
 
 
-def test_what_is_complete_is_not_measured_again(folder, monkeypatch):
-    run_suite(suite(), ["a", "b"], "out", CPU)
-    content = {name: Path("out", name).read_bytes() for name in files(folder / "out")}
+def test_what_is_complete_is_not_measured_again(measured, monkeypatch):
+    content = {name: Path("out", name).read_bytes() for name in files(measured / "out")}
     monkeypatch.setattr(runner, "load_model", None)  # loads no model
 
     run = run_suite(suite(), ["a", "b"], "out", CPU)
@@ -201,9 +213,8 @@ def test_what_is_complete_is_not_measured_again(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["model", "data", "limit", "precision", "json", "details"])
-def test_what_changed_is_measured_again(folder, change):
-    run_suite(suite(), ["a"], "out", CPU)
-    options = CPU
+def test_what_changed_is_measured_again(measured, change):
+    folder, options = measured, CPU
     if change == "model":
         save_encoder(tiny_encoder(3), folder / "a")
     elif change == "data":
@@ -270,14 +281,16 @@ def test_nothing_to_measure_is_refused(folder):
     assert not Path("out").exists()
 
 
-def test_the_second_model_reads_only_its_own_cached_embeddings(folder):
+def test_the_second_model_reads_only_its_own_cached_embeddings(measured):
     options = SuiteOptions(device="cpu", cache="cache")
-    first = run_suite(suite(), ["a", "b"], "out", options)
+    first = run_suite(suite(), ["a", "b"], "first", options)
     second = run_suite(suite(), ["a", "b"], "again", options)
     assert first.num_measured == second.num_measured == 4
-    for name in files(folder / "out"):
+    for name in files(measured / "out"):
         if name.endswith(".json") and "/" not in name:
-            assert Path("out", name).read_bytes() == Path("again", name).read_bytes()
+            expected = Path("out", name).read_bytes()
+            assert Path("first", name).read_bytes() == expected
+            assert Path("again", name).read_bytes() == expected
 
 
 def test_groups_of_datacomp_are_read_from_a_vector(folder):

@@ -26,12 +26,16 @@ def convolutions():
 
 
 @pytest.mark.parametrize(
-    ("make", "method"),
-    [(class_token, "attention"), (mean_of_patches, "attention"), (convolutions, "grad_cam")],
+    ("make", "method", "steps"),
+    [
+        (class_token, "attention", 160),
+        (mean_of_patches, "attention", 130),
+        (convolutions, "grad_cam", 100),
+    ],
 )
-def test_the_named_half_is_relevant(make, method):
-    untrained = planted.hit_rate(make().eval(), "auto")
-    model = planted.trained(make())
+def test_the_named_half_is_relevant(make, method, steps):
+    untrained = planted.hit_rate(make().eval(), "auto", planted.PAIRS)
+    model = planted.trained(make(), steps)
     rate = planted.hit_rate(model, "auto")
     assert model.explain(planted.image((0, 1)), "a sun").method == method
     assert rate >= 0.85
