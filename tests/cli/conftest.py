@@ -5,3 +5,5 @@ from __future__ import annotations
 # Its logger keeps the stderr that it finds at import, which would be that of the first test that
 # captures it, and closed for the next one.
 import lightning.pytorch  # noqa: F401
+
+from tests.helpers.installed_once import _installed_once  # noqa: F401

@@ -31,6 +31,16 @@ def refused(shards, tmp_path, capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def checkpoint(shards, tmp_path_factory) -> Path:
+    """The last checkpoint of a run, which no test changes."""
+    run = tmp_path_factory.mktemp("whole")
+    saver = '{"class_path":"clipkit.training.callbacks.SaveCheckpoint"}'
+    saving = ["--trainer.enable_checkpointing=true", f"--trainer.callbacks+={saver}"]
+    assert main(["fit", *tiny.words(shards, run, *saving)]) == 0
+    return run / "last.ckpt"
+
+
 def test_no_shards_match(refused):
     line = refused("--data.train=/nowhere/{00..03}.tar")
     assert "/nowhere/" in line
@@ -96,16 +106,10 @@ def test_nothing_ends_the_run(refused):
     assert "max_time" in line
 
 
-def test_checkpoint_of_another_architecture(refused, shards, tmp_path):
+def test_checkpoint_of_another_architecture(refused, checkpoint):
     other = {**tiny.CONFIG, "vision_cfg": {**tiny.CONFIG["vision_cfg"], "layers": 2}}
-    folder = tmp_path / "other"
-    saving = [
-        f"--model.encoder.name={json.dumps(other)}",
-        "--trainer.enable_checkpointing=true",
-        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint"}',
-    ]
-    assert main(["fit", *tiny.words(shards, folder, *saving)]) == 0
-    line = refused(f"--ckpt_path={folder}/last.ckpt", "--trainer.max_steps=8")
+    name = f"--model.encoder.name={json.dumps(other)}"
+    line = refused(f"--ckpt_path={checkpoint}", name, "--trainer.max_steps=8")
     assert "another architecture" in line
     assert "resblocks.1" in line
 
@@ -120,28 +124,18 @@ def test_checkpoint_that_is_missing(refused, tmp_path):
     assert f"{tmp_path}/none.ckpt" in line
 
 
-def test_checkpoint_that_was_cut(refused, shards, tmp_path):
-    saving = [
-        "--trainer.enable_checkpointing=true",
-        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint"}',
-    ]
-    assert main(["fit", *tiny.words(shards, tmp_path / "whole", *saving)]) == 0
-    data = (tmp_path / "whole" / "last.ckpt").read_bytes()
+def test_checkpoint_that_was_cut(refused, checkpoint, tmp_path):
+    data = checkpoint.read_bytes()
     (tmp_path / "half.ckpt").write_bytes(data[: len(data) // 2])
     assert "half.ckpt" in refused(f"--ckpt_path={tmp_path}/half.ckpt")
 
 
-def test_checkpoint_of_other_data(refused, shards, tmp_path):
-    saving = [
-        "--trainer.enable_checkpointing=true",
-        '--trainer.callbacks+={"class_path":"clipkit.training.callbacks.SaveCheckpoint"}',
-    ]
-    assert main(["fit", *tiny.words(shards, tmp_path / "first", *saving)]) == 0
+def test_checkpoint_of_other_data(refused, shards, checkpoint, tmp_path):
     fewer = tmp_path / "fewer"
     fewer.mkdir()
     shutil.copy(shards / "train" / "00001.tar", fewer)
     line = refused(
-        f"--ckpt_path={tmp_path}/first/last.ckpt",
+        f"--ckpt_path={checkpoint}",
         f"--data.train={fewer}/*.tar",
         "--trainer.max_steps=8",
     )

@@ -237,44 +237,15 @@ def test_zero_shot_evaluation_during_fit(shards, tmp_path):
     assert all(0 <= value <= 1 for value in column(tmp_path, name))
 
 
-def test_loggers_by_configuration(shards, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    loggers = [
-        {
-            "class_path": "lightning.pytorch.loggers.WandbLogger",
-            "init_args": {"save_dir": "auto", "offline": True, "project": "clipkit"},
-        },
-        {
-            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-            "init_args": {"save_dir": "auto", "name": "tensorboard"},
-        },
-        {
-            "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": "auto", "name": "csv"},
-        },
-    ]
-    config = write(tmp_path / "a.yaml", {"trainer": {"logger": loggers, "log_every_n_steps": 1}})
-    run = tmp_path / "run"
-    assert main(["fit", "-c", config, *tiny_words(shards, run)]) == 0
-    assert list(run.glob("wandb/offline-run-*/*.wandb"))
-    assert list(run.glob("tensorboard/version_0/events.out.tfevents.*"))
-    header = (run / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0]
-    assert {"train/loss", "train/logit_scale"} <= set(header.split(","))
-
-
-def test_each_run_of_a_process_has_a_wandb_run_of_its_own(shards, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = {
-        "class_path": "lightning.pytorch.loggers.WandbLogger",
-        "init_args": {"save_dir": "auto", "offline": True, "project": "clipkit"},
-    }
-    config = write(tmp_path / "a.yaml", {"trainer": {"logger": logger, "log_every_n_steps": 1}})
-    for name in ("first", "second"):
-        assert main(["fit", "-c", config, *tiny_words(shards, tmp_path / name)]) == 0
-        assert list((tmp_path / name).glob("wandb/offline-run-*/*.wandb"))
+def next_second() -> None:
+    """W&B names its folders by the second."""
+    now = int(time.time())
+    while int(time.time()) == now:
+        time.sleep(0.01)
 
 
 def test_resumed_run_goes_on_under_the_same_wandb_id(shards, tmp_path, monkeypatch):
+    """Another run in this process has another id, and its files in its own folder."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     logger = {
         "class_path": "lightning.pytorch.loggers.WandbLogger",
@@ -284,20 +255,25 @@ def test_resumed_run_goes_on_under_the_same_wandb_id(shards, tmp_path, monkeypat
     trainer = {"logger": logger, "callbacks": [saver], "enable_checkpointing": True}
     config = write(tmp_path / "a.yaml", {"trainer": trainer})
 
-    def ids() -> list[str]:
-        folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"), key=os.path.getmtime)
+    def ids(run: str = "run") -> list[str]:
+        folders = sorted((tmp_path / run / "wandb").glob("offline-run-*"), key=os.path.getmtime)
+        assert all(list(folder.glob("*.wandb")) for folder in folders)
         return [folder.name.rsplit("-", 1)[1] for folder in folders]
 
     words = ["fit", "-c", config, *tiny_words(shards, tmp_path / "run")]
     assert main([*words, "--ckpt_path=last"]) == 0
     assert ids() == [(tmp_path / "run" / "wandb_id.txt").read_text().strip()]
-    time.sleep(1.1)  # W&B names its folders by the second
+    other = ["fit", "-c", config, *tiny_words(shards, tmp_path / "other"), "--trainer.max_steps=1"]
+    assert main(other) == 0
+    assert len(ids("other")) == 1
+    next_second()
     assert main([*words, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
     assert len(ids()) == 2
     assert len(set(ids())) == 1
-    time.sleep(1.1)
+    next_second()
     assert main([*words, "--overwrite"]) == 0  # from the start: another run
     assert len(set(ids())) == 2
+    assert not set(ids()) & set(ids("other"))
     stored = (tmp_path / "run" / "config.yaml").read_text()
     assert not any(name in stored for name in ids())
 

@@ -84,6 +84,7 @@ def test_wandb_has_the_run_and_its_checkpoints(shards, tmp_path, monkeypatch, wa
     logger = shipped("wandb", log_model=True)
     assert fit(shards, tmp_path / "run", logger) == 0
     check_params(seen)
+    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
     assert {data["original_filename"] for data, _, _ in uploads} == {"last.ckpt", "best.ckpt"}
     assert [files for _, files, _ in uploads] == [["model.ckpt"]] * 2
     (best,) = [data for data, _, aliases in uploads if "best" in aliases]
@@ -104,6 +105,9 @@ def test_tables_and_tensorboard_have_the_run(shards, tmp_path):
     for folder in ("tensorboard", "csv"):
         text = (run / folder / "version_0" / "hparams.yaml").read_text()
         check_params(yaml.safe_load(text))
+    assert list(run.glob("tensorboard/version_0/events.out.tfevents.*"))
+    header = (run / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss", "train/logit_scale"} <= set(header.split(","))
     params = yaml.safe_load((run / "config.yaml").read_text())
     check_params({**params, "environment": yaml.safe_load((run / "environment.yaml").read_text())})
 
