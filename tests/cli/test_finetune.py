@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from clipkit.cli.main import main
 from clipkit.errors import DataError
 from clipkit.models import load_encoder, save_encoder
 from clipkit.training import PairDataModule, PairOptions
-from clipkit.training.finetune import BaseModelInfo, FinetuneData, inspect_data
+from clipkit.training.finetune import BaseModelInfo, FinetuneData, inspect_data, presets
 from clipkit.training.finetune.presets import PRESETS, choose_preset, finetune_config
 from tests.helpers import tiny
 from tests.helpers.factories import image_bytes, write_shards
@@ -50,7 +51,9 @@ def tuned(tmp_path_factory, photos, start) -> Path:
     """The folder of a run."""
     folder = tmp_path_factory.mktemp("runs") / "tuned"
     words = ["finetune", "--train", photos / "train", "--val", photos / "val", "--model", start]
-    assert main([*map(str, words), "--output", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presets, "PRESETS", (replace(PRESETS[0], epochs=2),))
+        assert main([*map(str, words), "--output", str(folder)]) == 0
     return folder
 
 

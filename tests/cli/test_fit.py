@@ -192,14 +192,6 @@ def test_flags_win_over_a_checkpoint(finished, tmp_path):
     assert stored["optimizer_states"][0]["param_groups"][0]["lr"] < 0.25
 
 
-def test_last_goes_on_and_keeps_the_history(shards, tmp_path):
-    parts = ["-c", write(tmp_path / "callbacks.yaml", CALLBACKS), *tiny_words(shards, tmp_path)]
-    assert main(["fit", *parts, "--ckpt_path=last"]) == 0  # none there yet
-    assert main(["fit", *parts, "--ckpt_path=last", "--trainer.max_steps=6"]) == 0
-    steps = [int(row["step"]) for row in rows(tmp_path) if row["train/loss"]]
-    assert steps == [0, 1, 2, 3, 4, 5]
-
-
 @pytest.mark.parametrize("name", ["validate", "test"])
 def test_validate_and_test_print_the_loss(finished, shards, name, capsys):
     words = [f"--config={finished / 'config.yaml'}", f"--ckpt_path={finished / 'last.ckpt'}"]

@@ -15,6 +15,7 @@ from clipkit.cli.main import main
 from clipkit.suggestions import one_line
 from clipkit.training.loggers.environment import commit_of
 from tests.helpers import tiny
+from tests.helpers.quick_sqlite import _no_waiting_for_databases  # noqa: F401
 
 SAVER = {
     "class_path": "clipkit.training.callbacks.SaveCheckpoint",
@@ -152,12 +153,16 @@ def test_trackio_has_the_run(shards, tmp_path, monkeypatch):
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("name", ["validate", "fit"])
-def test_the_best_checkpoint_by_its_word(shards, tmp_path, name):
+def test_the_best_checkpoint_by_its_word_without_advertisements(shards, tmp_path, capfd):
     run = tmp_path / "run"
     assert fit(shards, run, False) == 0
     (run / "last.ckpt").unlink()
-    assert fit(shards, run, False, "--ckpt_path=best", "--trainer.max_steps=6", command=name) == 0
+    for name in ("validate", "fit"):
+        words = ("--ckpt_path=best", "--trainer.max_steps=6")
+        assert fit(shards, run, False, *words, command=name) == 0
+    printed = "".join(capfd.readouterr())
+    for word in ("Tip", "litlogger", "litmodels", "lightning.ai"):
+        assert word not in printed
 
 
 def test_a_missing_or_torn_best_checkpoint_is_named(shards, tmp_path, capsys):
@@ -168,13 +173,6 @@ def test_a_missing_or_torn_best_checkpoint_is_named(shards, tmp_path, capsys):
     (run / "best.ckpt").write_bytes(b"torn")
     assert fit(shards, run, False, "--ckpt_path=best", command="validate") == 2
     assert "best.ckpt: incomplete or damaged" in one_line(capsys.readouterr().err)
-
-
-def test_no_advertisements(shards, tmp_path, capfd):
-    assert fit(shards, tmp_path / "run", False) == 0
-    printed = "".join(capfd.readouterr())
-    for word in ("Tip", "litlogger", "litmodels", "lightning.ai"):
-        assert word not in printed
 
 
 @pytest.mark.parametrize(

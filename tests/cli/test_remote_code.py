@@ -18,6 +18,7 @@ from clipkit.remote_code import is_trusted, trust_remote_code
 from tests.helpers import tiny
 from tests.helpers.factories import write_shards
 from tests.helpers.launched_here import launch_here
+from tests.helpers.quick_sqlite import _no_waiting_for_databases  # noqa: F401
 
 REFUSAL = "contains Python code"
 

@@ -16,6 +16,7 @@ from clipkit.training.callbacks.optuna_pruning import PRUNERS
 from clipkit.tuning.search import check_space
 from tests.helpers import tiny
 from tests.helpers.launched_here import launch_here
+from tests.helpers.quick_sqlite import _no_waiting_for_databases  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 

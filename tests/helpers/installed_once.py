@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import entry_points
 
 import pytest
 from lightning.fabric.utilities import registry
@@ -13,5 +14,5 @@ from lightning.fabric.utilities import registry
 def _installed_once() -> Iterator[None]:
     """Lightning looks for packages that add callbacks, 15 ms in each trainer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        patch.setattr(registry, "entry_points", cache(entry_points))
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from clipkit.tuning.summary import write_best, write_summary
 from clipkit.tuning.trials import run_trials
 from tests.helpers import tiny
 from tests.helpers.html import parse
+from tests.helpers.quick_sqlite import _no_waiting_for_databases  # noqa: F401
 
 CONFIG = {
     "trainer": {"callbacks": None, "default_root_dir": None},
@@ -272,16 +274,24 @@ def test_places_on_axes():
     assert heights([2.0, 2.0]) == [0.5, 0.5]
 
 
-@pytest.fixture
-def pruning_study(tmp_path):
+@pytest.fixture(scope="module")
+def good_study(tmp_path_factory):
     """A study whose next trial can only be worse than the others."""
-    study = open_study(tmp_path, SETTINGS)
+    folder = tmp_path_factory.mktemp("study")
+    study = open_study(folder, SETTINGS)
     for _ in range(6):
         trial = study.ask()
-        for step in range(20):
+        for step in range(10):
             trial.report(0.0, step)
         study.tell(trial, 0.0)
     study.ask()
+    return folder
+
+
+@pytest.fixture
+def pruning_study(good_study, tmp_path):
+    """A copy of that study."""
+    shutil.copy(good_study / "study.sqlite3", tmp_path)
     return tmp_path
 
 

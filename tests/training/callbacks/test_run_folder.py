@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import shutil
@@ -95,11 +96,19 @@ def test_another_run_is_refused_before_anything_is_touched(shards, finished, cap
     assert contents(finished) == before
 
 
-@pytest.mark.parametrize("start", ["--ckpt_path=last", "--ckpt_path={}/step=2.ckpt", "--overwrite"])
+NO_END = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1"]
+LONG_WARMUP = ["--model.schedule.warmup=90", "--trainer.max_steps=9"]
+
+
 @pytest.mark.parametrize(
-    "wrong", [["--trainer.max_epochs=-1", "--trainer.max_steps=-1"],
-              ["--model.schedule.warmup=90", "--trainer.max_steps=9"]]
-)  # fmt: skip
+    ("start", "wrong"),
+    [
+        ("--ckpt_path=last", NO_END),
+        ("--ckpt_path={}/step=2.ckpt", LONG_WARMUP),
+        ("--overwrite", NO_END),
+        ("--overwrite", LONG_WARMUP),
+    ],
+)
 def test_a_refused_command_leaves_all_as_it_was(shards, finished, start, wrong):
     before = contents(finished)
     assert fit(shards, finished, start.format(finished), *wrong) == 2
@@ -142,8 +151,11 @@ def test_last_continues_and_says_where_it_starts_anew(shards, tmp_path, caplog):
     assert f"no checkpoint in {tmp_path} yet, starting a new run" in caplog.text
     caplog.clear()
     assert fit(shards, tmp_path, "--ckpt_path=last", "--trainer.max_steps=6") == 0
-    assert "anew" not in caplog.text
+    assert "starting a new run" not in caplog.text
     assert step(tmp_path) == 6
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == [*"012345"]
 
 
 def test_a_killed_run_without_a_checkpoint_starts_anew_with_last(shards, tmp_path):

@@ -177,17 +177,18 @@ class Prototypes(Callback):
         self.ages.append(int(head.num_steps))
 
 
-@pytest.mark.parametrize("averaged", [False, True], ids=["weights", "average"])
 @pytest.mark.parametrize(
-    ("lag", "bad", "refresh_every", "changed", "ages"),
+    ("averaged", "lag", "bad", "refresh_every", "changed", "ages"),
     [
         # the age after a bad step is that of the step before: 0 and 2 are due again
-        (0, [1, 3, 4, 6], 2, [2, 7], [0, 1, 1, 1, 2, 2, 3, 4]),
-        (0, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
+        (False, 0, [1, 3, 4, 6], 2, [2, 7], [0, 1, 1, 1, 2, 2, 3, 4]),
+        (True, 0, [1, 3, 4, 6], 2, [2, 7], [0, 1, 1, 1, 2, 2, 3, 4]),
+        (False, 0, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
         # verdicts are read two steps late, as from a GPU; until then the age stands still
-        (2, [1], 100, [4], [0, 0, 0, 1, 2, 3, 4, 5]),
-        (2, [1, 4], 100, [7], [0, 0, 0, 0, 0, 0, 1, 2]),
-        (2, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
+        (False, 2, [1], 100, [4], [0, 0, 0, 1, 2, 3, 4, 5]),
+        (False, 2, [1, 4], 100, [7], [0, 0, 0, 0, 0, 0, 1, 2]),
+        (True, 2, [1, 4], 100, [7], [0, 0, 0, 0, 0, 0, 1, 2]),
+        (True, 2, [3], 100, [1], [1, 2, 2, 3, 4, 5, 6, 7]),
     ],
 )
 def test_prototypes_that_were_left_out_are_computed_again(
