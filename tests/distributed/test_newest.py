@@ -64,7 +64,10 @@ def late(rank: int, root: Path) -> dict[str, object]:
         calls.append(path)
         return 1 if len(calls) < 3 else real(path)
 
-    with patch.object(newest, "step_of", stale if rank == 1 else real):
+    with (
+        patch.object(newest, "step_of", stale if rank == 1 else real),
+        patch.object(newest.time, "sleep"),
+    ):
         waited = newest.newest_complete(str(root / "file"))
         calls.clear()
         with (

@@ -34,7 +34,7 @@ from clipkit.training.checkpoints.newest import newest_complete
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
 
-STEPS = 6
+STEPS, HALF = 4, 2
 
 
 class Losses(Callback):
@@ -72,29 +72,29 @@ def in_parts(rank: int, world_size: int) -> dict[str, Any]:
 def two_ranks(rank: int, world_size: int, folder: Path, root: Path) -> list[list[float]]:
     """A whole run; runs that go on; one that a full disk disturbs."""
     run = root / "parts"
-    found = [fit(folder, run, save=SaveCheckpoint(keep_every_n_steps=3), **in_parts(rank, 2))]
-    found.append(fit(folder, root / "two", ckpt=run / "step=3.ckpt", **in_parts(rank, 2)))
-    of_one = root / "by_one" / "step=3.ckpt"
+    found = [fit(folder, run, save=SaveCheckpoint(keep_every_n_steps=HALF), **in_parts(rank, 2))]
+    found.append(fit(folder, root / "two", ckpt=run / f"step={HALF}.ckpt", **in_parts(rank, 2)))
+    of_one = root / "by_one" / f"step={HALF}.ckpt"
     found.append(fit(folder, root / "from_one", ckpt=of_one, **in_parts(rank, 2)))
     options = {**in_parts(rank, 2), "strategy": "ddp"}
-    found.append(fit(folder, root / "ddp", ckpt=run / "step=3.ckpt", **options))
+    found.append(fit(folder, root / "ddp", ckpt=run / f"step={HALF}.ckpt", **options))
     found.append(full_disk(rank, folder, root / "full_disk"))
     # a file takes the place of a folder, and a folder that of a file
     change = root / "change"
-    for step, kind in enumerate(("sharded", "full", "sharded"), start=1):
+    for kind in ("sharded", "full", "sharded"):
         options = {**in_parts(rank, 2), "strategy": ShardedStrategy(checkpoint=kind)}
-        fit(folder, change, max_steps=step, **options)
+        fit(folder, change, max_steps=1, **options)
         assert is_sharded(change / "last.ckpt") == (kind == "sharded")
     uneven_rows(root / "uneven")
     return found
 
 
 def full_disk(rank: int, folder: Path, run: Path) -> list[float]:
-    """The second rank's disk refuses the save after step 4; every rank goes on."""
+    """The second rank's disk refuses the save after step 2; every rank goes on."""
     real = Path.open
 
     def refuse(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if "w" in mode and path.name.startswith("shard-00002") and state["step"] == 4:
+        if "w" in mode and path.name.startswith("shard-00002") and state["step"] == 2:
             raise OSError(28, "No space left on device", str(path))
         return real(path, mode, *args, **options)
 
@@ -103,7 +103,7 @@ def full_disk(rank: int, folder: Path, run: Path) -> list[float]:
     class Step(Callback):
         def on_train_batch_end(self, trainer, *_: Any) -> None:
             state["step"] = trainer.global_step
-            if trainer.global_step == 5 and rank == 0:
+            if trainer.global_step == 3 and rank == 0:
                 state["kept"] = torch.load(run / "last.ckpt" / META)["global_step"]
                 state["names"] = sorted(path.name for path in run.glob("*.ckpt*"))
 
@@ -112,14 +112,14 @@ def full_disk(rank: int, folder: Path, run: Path) -> list[float]:
         losses = Losses()
         options = in_parts(rank, 2)
         trainer = tiny.trainer(
-            run, Step(), losses, SaveCheckpoint(every_n_steps=2), max_steps=STEPS, devices=2,
+            run, Step(), losses, SaveCheckpoint(every_n_steps=1), max_steps=STEPS, devices=2,
             num_nodes=1, strategy=options["strategy"],
         )  # fmt: skip
         trainer.fit(tiny.module(labels=True), datamodule=tiny.data(folder, 4))
     finally:
         Path.open = real  # type: ignore[assignment]
     if rank == 0:
-        assert state["kept"] == 2
+        assert state["kept"] == 1
         assert torch.load(run / "last.ckpt" / META)["global_step"] == STEPS
         assert [path.name for path in run.iterdir()] == ["last.ckpt"]
     return losses.values
@@ -149,7 +149,7 @@ def one_rank(folder: Path, run: Path) -> list[float]:
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     try:
         options = {"strategy": ShardedStrategy(checkpoint="sharded")}
-        return fit(folder, run, save=SaveCheckpoint(keep_every_n_steps=3), **options)
+        return fit(folder, run, save=SaveCheckpoint(keep_every_n_steps=HALF), **options)
     finally:
         dist.destroy_process_group()
 
@@ -167,13 +167,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(folder: Path, root: Path) -> list[float]:
     """Losses of one process that nothing disturbed; and the folders of two ranks, in parts."""
-    losses = fit(folder, root / "one", save=SaveCheckpoint(keep_every_n_steps=3))
+    losses = fit(folder, root / "one", save=SaveCheckpoint(keep_every_n_steps=HALF))
     np.testing.assert_allclose(one_rank(folder, root / "by_one"), losses, rtol=1e-5)
     for whole, resumed, of_one, by_ddp, disturbed in run_ranks(two_ranks, 2, folder, root):
         np.testing.assert_allclose(whole, losses, rtol=1e-5)
-        np.testing.assert_array_equal(resumed, whole[3:])
-        np.testing.assert_allclose(of_one, losses[3:], rtol=1e-5)
-        np.testing.assert_allclose(by_ddp, losses[3:], rtol=1e-5)
+        np.testing.assert_array_equal(resumed, whole[HALF:])
+        np.testing.assert_allclose(of_one, losses[HALF:], rtol=1e-5)
+        np.testing.assert_allclose(by_ddp, losses[HALF:], rtol=1e-5)
         np.testing.assert_allclose(disturbed, losses, rtol=1e-5)
     return losses
 
@@ -184,10 +184,10 @@ def keys(run: Path, after: int) -> list[str]:
 
 
 def test_goes_on_exactly_on_other_numbers_of_ranks(folder, root, expected):
-    losses = fit(folder, root / "on_one", ckpt=root / "parts" / "step=3.ckpt")
-    np.testing.assert_allclose(losses, expected[3:], rtol=1e-5)
+    losses = fit(folder, root / "on_one", ckpt=root / "parts" / f"step={HALF}.ckpt")
+    np.testing.assert_allclose(losses, expected[HALF:], rtol=1e-5)
     for run in ("two", "from_one", "on_one"):
-        assert keys(root / run, 3) == keys(root / "one", 3)
+        assert keys(root / run, HALF) == keys(root / "one", HALF)
     one = torch.load(root / "on_one" / "last.ckpt", weights_only=True)["state_dict"]
     two = read_sharded(root / "from_one" / "last.ckpt")["state_dict"]
     assert one.keys() == two.keys()
@@ -204,11 +204,11 @@ def test_each_rank_writes_its_part_and_no_other(root, expected):
 
 
 def test_one_file_is_made_of_it(folder, root, expected, capsys):
-    ckpt, file = root / "parts" / "step=3.ckpt", root / "whole.ckpt"
+    ckpt, file = root / "parts" / f"step={HALF}.ckpt", root / "whole.ckpt"
     assert main(["consolidate", "--checkpoint", str(ckpt), "--output", str(file)]) == 0
-    assert "step 3" in capsys.readouterr().out
-    assert consolidate_checkpoint(ckpt, root / "again.ckpt") == 3
-    one = torch.load(root / "one" / "step=3.ckpt", weights_only=True)
+    assert f"step {HALF}" in capsys.readouterr().out
+    assert consolidate_checkpoint(ckpt, root / "again.ckpt") == HALF
+    one = torch.load(root / "one" / f"step={HALF}.ckpt", weights_only=True)
     made = torch.load(file, weights_only=True)
     assert made.keys() == one.keys()
     assert made["state_dict"].keys() == one["state_dict"].keys()
@@ -220,7 +220,7 @@ def test_one_file_is_made_of_it(folder, root, expected, capsys):
             name: (v.shape, v.dtype) for name, v in states[0]["state"][number].items()
         }
     losses = fit(folder, root / "after", ckpt=file)
-    np.testing.assert_allclose(losses, expected[3:], rtol=1e-5)
+    np.testing.assert_allclose(losses, expected[HALF:], rtol=1e-5)
     for prefix in ("encoder.", "ema."):
         encoders = [load_encoder(source, prefix).state_dict() for source in (file, ckpt)]
         assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items())
@@ -229,8 +229,8 @@ def test_one_file_is_made_of_it(folder, root, expected, capsys):
 
 @pytest.fixture
 def copy(root, expected, tmp_path) -> Path:
-    """A run's folder with ``step=3.ckpt`` and ``last.ckpt``, to break."""
-    shutil.copytree(root / "parts", tmp_path / "run", ignore=lambda *_: {"step=6.ckpt"})
+    """A run's folder with ``step=2.ckpt`` and ``last.ckpt``, to break."""
+    shutil.copytree(root / "parts", tmp_path / "run", ignore=lambda *_: {f"step={STEPS}.ckpt"})
     return tmp_path / "run"
 
 
@@ -254,19 +254,19 @@ def test_half_one_is_left_out_by_name(copy, caplog, breaking, broken, tmp_path):
     last = copy / "last.ckpt"
     (part,) = last.glob(broken)
     breaking(part)
-    assert newest_complete(str(copy)) == str(copy / "step=3.ckpt")
+    assert newest_complete(str(copy)) == str(copy / f"step={HALF}.ckpt")
     assert f"skipping {last}: " in caplog.text
     output = tmp_path / "whole.ckpt"
     assert main(["consolidate", "--checkpoint", str(last), "--output", str(output)]) == 2
     assert not output.exists()
-    shutil.rmtree(copy / "step=3.ckpt")
+    shutil.rmtree(copy / f"step={HALF}.ckpt")
     with pytest.raises(CheckpointError, match=r"is complete \(last.ckpt: .*(missing|damaged)"):
         newest_complete(str(copy))
 
 
 def test_killed_between_two_names_the_former_one_is_found_and_put_back(copy, monkeypatch):
     last, new = copy / "last.ckpt", copy / ".last.ckpt.7.tmp"
-    shutil.rmtree(copy / "step=3.ckpt")
+    shutil.rmtree(copy / f"step={HALF}.ckpt")
     shutil.copytree(last, new)
 
     rename = Path.rename

@@ -19,7 +19,7 @@ from tests.training.module.test_joint import module
 
 def fit(folder: Path, run: Path, batch_size: int, ckpt: Path | None = None, **options: Any):
     watch, save = Watch(), SaveCheckpoint(keep_every_n_steps=2)
-    trainer = tiny.trainer(run, watch, save, max_steps=4, num_nodes=1, **options)
+    trainer = tiny.trainer(run, watch, save, max_steps=3, num_nodes=1, **options)
     trained = module()
     trainer.fit(trained, datamodule=tiny.data(folder, batch_size), ckpt_path=ckpt)
     return watch, trained

@@ -27,7 +27,7 @@ from tests.helpers.bad_steps import Poison
 from tests.helpers.factories import write_shards
 from tests.helpers.ranks import run_ranks
 
-STEPS, HALF = 6, 3
+STEPS, HALF = 4, 2
 RANKS = 4
 DEFAULT = ShardingOptions()
 NUM_IMAGES = 5
@@ -69,10 +69,10 @@ def whole(value: torch.Tensor) -> torch.Tensor:
 
 
 def fit(folder: Path, run: Path, ranks: int = 1, ckpt: Path | None = None, **options: Any) -> Watch:
-    """Eight pairs per step on any number of ranks; step 5 is bad on the last rank."""
+    """Eight pairs per step on any number of ranks; step 3 is bad on the last rank."""
     watch = Watch()
     trainer = tiny.trainer(
-        run, Poison([5], rank=ranks - 1), StepGuard(), watch, ExponentialMovingAverage(),
+        run, Poison([3], rank=ranks - 1), StepGuard(), watch, ExponentialMovingAverage(),
         SaveCheckpoint(keep_every_n_steps=HALF), max_steps=STEPS, devices=ranks, num_nodes=1,
         gradient_clip_val=0.5, **options,
     )  # fmt: skip
@@ -82,17 +82,16 @@ def fit(folder: Path, run: Path, ranks: int = 1, ckpt: Path | None = None, **opt
 
 
 def resumed_runs(world_size: int, folder: Path, root: Path) -> list[Watch]:
-    """Runs that continue from step 3 of others, with every option."""
+    """Runs that continue from the middle of others, with every option."""
 
     def resume(name: str, source: str, strategy: Any) -> Watch:
         ckpt = root / source / f"step={HALF}.ckpt"
         return fit(folder, root / name, world_size, ckpt, strategy=strategy)
 
+    parts = ShardedStrategy(checkpoint="sharded", shard_size=2, reshard_after_forward=False)
     return [
-        resume("in_parts", "one", ShardedStrategy(checkpoint="sharded", shard_size=2)),
-        resume("partly", "replicas", ShardedStrategy(reshard_after_forward=2)),
-        resume("kept", "replicas", ShardedStrategy(shard_size=2, reshard_after_forward=False)),
-        resume("offloaded", "replicas", ShardedStrategy(shard_size=2, cpu_offload=True)),
+        resume("in_parts", "one", parts),
+        resume("partly", "replicas", ShardedStrategy(reshard_after_forward=2, cpu_offload=True)),
         resume("ddp", "replicas", "ddp"),
     ]
 
@@ -164,7 +163,7 @@ def four(root: Path, one: Watch) -> list[Any]:
 
 
 def test_replicas_train_like_one_process(one, four):
-    assert np.isnan(one.losses[4])
+    assert np.isnan(one.losses[2])
     for losses, gradients, held, _, _, _ in four:
         np.testing.assert_allclose(losses, one.losses, rtol=1e-5)
         assert gradients.keys() == one.gradients.keys()
@@ -181,7 +180,7 @@ def test_runs_continue_under_any_strategy_and_option(root, one, four):
         for losses in resumed:
             np.testing.assert_allclose(losses, one.losses[HALF:], rtol=1e-5)
     expected = tiny.comparable(read_checkpoint(root / "one" / "last.ckpt")["state_dict"])
-    for run in ("replicas", "in_parts", "partly", "kept", "offloaded", "ddp"):
+    for run in ("replicas", "in_parts", "partly", "ddp"):
         weights = tiny.comparable(read_checkpoint(root / run / "last.ckpt")["state_dict"])
         assert weights.keys() == expected.keys()
         for name, value in expected.items():

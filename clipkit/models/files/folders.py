@@ -15,9 +15,12 @@ import torch
 from clipkit.addresses import is_local, without_scheme
 from clipkit.atomic_files import new_file
 from clipkit.errors import CheckpointError, first_line
+from clipkit.models.files.byte_ranges import cut_ranges, merge_ranges
 from clipkit.models.files.state_dicts import read_file, save_plain
 
 _CHUNK_BYTES: Final = 1 << 24
+_GAP_BYTES: Final = 1 << 16
+"""Bytes that a store sends sooner than it answers a further request."""
 
 
 @final
@@ -66,17 +69,19 @@ class Folder:
         return {path[start:]: int(info["size"]) for path, info in found.items()}
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return ranges of bytes of a file, each from its first byte up to before its last."""
+        """Return ranges of bytes of a file, each from its first byte up to before its last.
+
+        A store is asked once for ranges that are near to each other.
+        """
         if not self.is_store:
             with self._path(name).open("rb") as file:
                 return [_read_range(file, *span) for span in ranges]
-        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+        merged = merge_ranges(ranges, _GAP_BYTES, _CHUNK_BYTES)
+        starts, ends = [start for start, _ in merged], [end for _, end in merged]
         with store_errors():
-            paths = [self._inside(name)] * len(ranges)
-            return [
-                bytes(data)
-                for data in self._system.cat_ranges(paths, starts, ends, on_error="raise")
-            ]
+            paths = [self._inside(name)] * len(merged)
+            read = self._system.cat_ranges(paths, starts, ends, on_error="raise")
+        return cut_ranges(ranges, merged, [bytes(data) for data in read])
 
     def digest(self, name: str) -> tuple[int, int]:
         """Return length and CRC-32 of a file."""
