@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from clipkit.training.callbacks import ExponentialMovingAverage, KeyLog, SaveChe
 from clipkit.training.strategies.ddp import has_buffers_of_rank
 from tests.helpers import tiny
 from tests.helpers.ranks import run_ranks
+
+STEPS = 3
+"""Steps of a run; two are an epoch."""
 
 
 class Gradients(Callback):
@@ -47,6 +51,7 @@ def train(
     ckpt: Path | None = None,
     micro_batch_size: int | None = None,
     contrastive_weight: float = 1.0,
+    val: bool = False,
     **options: Any,
 ) -> tuple[list[float], list[dict[str, np.ndarray]]]:
     """A few steps with both losses; what each step gave."""
@@ -59,12 +64,12 @@ def train(
         Throughput(),
     ]
     trainer = tiny.trainer(
-        run, *callbacks, devices=devices, **{"max_steps": 4, "num_nodes": 1, **options}
+        run, *callbacks, devices=devices, **{"max_steps": STEPS, "num_nodes": 1, **options}
     )
     module = tiny.module(
         labels=True, micro_batch_size=micro_batch_size, contrastive_weight=contrastive_weight
     )
-    trainer.fit(module, datamodule=tiny.data(folder, batch_size, val=True), ckpt_path=ckpt)
+    trainer.fit(module, datamodule=tiny.data(folder, batch_size, val=val), ckpt_path=ckpt)
     return gradients.losses, gradients.gradients
 
 
@@ -82,38 +87,79 @@ def shards(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"micro_batch_size": 3}, {"contrastive_weight": 0.0, "micro_batch_size": 3}],
-    ids=["plain", "micro-batches", "labels-alone"],
-)
-def test_loss_and_gradients_equal_those_of_one_process(options, shards, tmp_path):
-    whole = {name: value for name, value in options.items() if name != "micro_batch_size"}
-    losses, gradients = train(shards, tmp_path / "one", batch_size=8, devices=1, **whole)
-    ranks = run_ranks(train_rank, 2, shards, tmp_path / "two", options)
-    for rank_losses, rank_gradients in ranks:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"val": True},
+    "micro-batches": {"micro_batch_size": 3},
+    "labels-alone": {"contrastive_weight": 0.0, "micro_batch_size": 3},
+}
+
+
+def on_two_ranks(rank: int, world_size: int, folder: Path, root: Path) -> dict[str, Any]:
+    """All runs on two ranks, after each other."""
+    found: dict[str, Any] = {
+        name: train_rank(rank, world_size, folder, root / name, options)
+        for name, options in OPTIONS.items()
+    }
+    train_rank(rank, world_size, folder, root / "short", {"max_steps": STEPS - 1})
+    found["options"] = ddp_options_of_rank(folder, root / "options")
+    found["rates"] = rates_of_rank(world_size, folder, root / "rates")
+    return found
+
+
+@pytest.fixture(scope="module")
+def two(shards: Path, root: Path) -> list[dict[str, Any]]:
+    return run_ranks(on_two_ranks, 2, shards, root)
+
+
+@pytest.fixture(scope="module")
+def one(shards: Path, root: Path) -> Any:
+    """Return losses and gradients of one process, with and without the contrastive loss."""
+    return {
+        weight: train(
+            shards, root / f"one{weight}", batch_size=8, devices=1, contrastive_weight=weight
+        )
+        for weight in (0.0, 1.0)
+    }
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_loss_and_gradients_equal_those_of_one_process(name, root, one, two):
+    weight = OPTIONS[name].get("contrastive_weight", 1.0)
+    losses, gradients = one[weight]
+    for results in two:
+        rank_losses, rank_gradients = results[name]
         np.testing.assert_allclose(rank_losses, losses, rtol=1e-5)
         for step, expected in enumerate(gradients):
             assert expected.keys() == rank_gradients[step].keys()
             assert "encoder.log_logit_scale" in expected
-            assert any(name.startswith("encoder.label_head.") for name in expected)
-            for name, gradient in expected.items():
+            assert any(key.startswith("encoder.label_head.") for key in expected)
+            for key, gradient in expected.items():
                 np.testing.assert_allclose(
-                    rank_gradients[step][name], gradient, rtol=2e-4, atol=2e-6, err_msg=name
+                    rank_gradients[step][key], gradient, rtol=2e-4, atol=2e-6, err_msg=key
                 )
-    assert keys_by_step(tmp_path / "one") == keys_by_step(tmp_path / "two")
+    assert keys_by_step(root / f"one{weight}") == keys_by_step(root / name)
 
 
-@pytest.mark.parametrize("save_at", [2, 4])
-def test_two_ranks_resumed_on_one(shards, tmp_path, save_at):
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, root: Path) -> dict[int, set[str]]:
+    train(shards, root / "undisturbed", batch_size=8, devices=1, max_steps=STEPS + 2)
+    return keys_by_step(root / "undisturbed")
+
+
+@pytest.mark.parametrize(("name", "save_at"), [("short", STEPS - 1), ("plain", STEPS)])
+def test_two_ranks_resumed_on_one(shards, root, two, undisturbed, tmp_path, name, save_at):
     """The samples of every step are those of an undisturbed run, whoever reads them."""
-    train(shards, tmp_path / "whole", batch_size=8, devices=1, max_steps=7)
     run = tmp_path / "run"
-    run_ranks(train_rank, 2, shards, run, {"max_steps": save_at})
+    shutil.copytree(root / name, run)
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == save_at
     assert not list(run.glob(".*"))  # nothing half written is left
-    train(shards, run, batch_size=8, devices=1, ckpt=run / "last.ckpt", max_steps=7)
-    assert keys_by_step(run) == keys_by_step(tmp_path / "whole")
+    train(shards, run, batch_size=8, devices=1, ckpt=run / "last.ckpt", max_steps=STEPS + 2)
+    assert keys_by_step(run) == undisturbed
 
 
 class DdpOptions(Callback):
@@ -122,7 +168,7 @@ class DdpOptions(Callback):
         self.options = (wrapper.gradient_as_bucket_view, wrapper.broadcast_buffers)
 
 
-def ddp_options_of_rank(rank: int, world_size: int, folder: Path, run: Path):
+def ddp_options_of_rank(folder: Path, run: Path):
     results = []
     for strategy in ("ddp", DDPStrategy(gradient_as_bucket_view=False, broadcast_buffers=True)):
         gradients, options = Gradients(), DdpOptions()
@@ -132,7 +178,7 @@ def ddp_options_of_rank(rank: int, world_size: int, folder: Path, run: Path):
             options,
             strategy=strategy,
             devices=2,
-            max_steps=3,
+            max_steps=2,
             gradient_clip_val=0.1,
         )
         trainer.fit(tiny.module(labels=True), datamodule=tiny.data(folder))
@@ -140,8 +186,8 @@ def ddp_options_of_rank(rank: int, world_size: int, folder: Path, run: Path):
     return results
 
 
-def test_options_of_ddp_change_no_number(shards, tmp_path):
-    for default, given in run_ranks(ddp_options_of_rank, 2, shards, tmp_path):
+def test_options_of_ddp_change_no_number(two):
+    for default, given in (results["options"] for results in two):
         assert (default[0], given[0]) == ((True, False), (False, True))
         assert default[1] == given[1]
         for gradients, expected in zip(default[2], given[2], strict=True):
@@ -159,16 +205,15 @@ def test_buffers_are_sent_only_if_ranks_may_differ():
     assert not has_buffers_of_rank(module)
 
 
-def test_clock_and_learning_rate_agree_over_ranks(shards, tmp_path):
+def test_clock_and_learning_rate_agree_over_ranks(two):
     """With max_time every rank takes the same rates and the same number of steps."""
-    options = {"max_steps": -1, "max_time": {"seconds": 2}}
-    (first, waits), (second, _) = run_ranks(rates_of_rank, 2, shards, tmp_path, options)
+    (first, waits), (second, _) = (results["rates"] for results in two)
     assert first == second
     assert first[-1] < first[len(first) // 4]
     assert waits == [0]  # between the first and the second step
 
 
-def rates_of_rank(rank: int, world_size: int, folder: Path, run: Path, options: dict[str, Any]):
+def rates_of_rank(world_size: int, folder: Path, run: Path):
     rates: list[float] = []
     waits: list[int] = []
     number = 0
@@ -187,7 +232,8 @@ def rates_of_rank(rank: int, world_size: int, folder: Path, run: Path, options: 
             elif trainer.global_step == 2:
                 waits.append(number)
 
-    trainer = tiny.trainer(run, Rates(), devices=world_size, strategy="ddp", **options)
+    limits = {"max_steps": -1, "max_time": {"seconds": 1}}
+    trainer = tiny.trainer(run, Rates(), devices=world_size, strategy="ddp", **limits)
     trainer.strategy.broadcast = broadcast  # type: ignore[method-assign,assignment]
     trainer.fit(tiny.module(), datamodule=tiny.data(folder))
     return rates, waits

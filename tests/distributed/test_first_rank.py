@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -19,6 +20,7 @@ from clipkit.models import (
     DualEncoder,
     PrototypeLabelHead,
     from_open_clip,
+    load_encoder,
     save_encoder,
     structure_only,
 )
@@ -60,7 +62,7 @@ def same_weights(build: Build, rank: int, shard_size: int, options: ShardingOpti
     with structure_only() if rank else nullcontext():
         encoder = build()
     device = torch.device("cpu")
-    mesh = replicated_mesh(init_device_mesh("cpu", (RANKS,)), shard_size)
+    mesh = replicated_mesh(init_device_mesh("cpu", (dist.get_world_size(),)), shard_size)
     trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
     shard_from_first_rank(encoder, mesh, options, device)
     assert {name for name, p in encoder.named_parameters() if p.requires_grad} == trained
@@ -105,7 +107,7 @@ def refusals(rank: int) -> list[str]:
 
 
 def words(folder: Path, run: Path, *more: str) -> list[str]:
-    return ["fit", *tiny.words(folder, run, "--trainer.max_steps=2", *more)]
+    return ["fit", *tiny.words(folder, run, "--trainer.max_steps=1", *more)]
 
 
 def record(seen: list[dict[str, torch.Tensor]]) -> None:
@@ -117,8 +119,9 @@ def record(seen: list[dict[str, torch.Tensor]]) -> None:
     ContrastiveModule.on_fit_start = on_fit_start  # type: ignore[method-assign, assignment]
 
 
-def command_line(rank: int, folder: Path, run: Path, pretrained: str) -> list[Any]:
+def command_line(rank: int, world_size: int, folder: Path, run: Path, pretrained: str) -> list[Any]:
     """Weights of runs of the command line, and whether this rank built them."""
+    same_weights(adapted, rank, world_size, ShardingOptions(cpu_offload=True))
     seen: list[Any] = []
     record(seen)
     shard = ShardedStrategy.shard
@@ -129,41 +132,41 @@ def command_line(rank: int, folder: Path, run: Path, pretrained: str) -> list[An
 
     ShardedStrategy.shard = watch  # type: ignore[method-assign, assignment]
     name = "--trainer.strategy.class_path=clipkit.training.ShardedStrategy"
-    strategy = (name, f"--trainer.devices={RANKS}")
+    strategy = (name, f"--trainer.devices={world_size}")
     for name, more in (("random", ()), ("pretrained", (pretrained,))):
-        shards = () if name == "random" else ("--trainer.strategy.shard_size=2",)
-        assert main(words(folder, run / name, *strategy, *shards, *more)) == 0
+        assert main(words(folder, run / name, *strategy, *more)) == 0
     return [{n: t.numpy() for n, t in e.items()} if isinstance(e, dict) else e for e in seen]
 
 
-def on_ranks(rank: int, world_size: int, folder: Path, run: Path, pretrained: str):
+def on_ranks(rank: int, world_size: int) -> list[str]:
     kept = ShardingOptions(reshard_after_forward=False)
     same_weights(resnet, rank, RANKS, ShardingOptions())
     same_weights(partial(tiny.encoder, labels=True), rank, 2, kept)
-    same_weights(adapted, rank, 2, ShardingOptions(cpu_offload=True))
-    return refusals(rank), command_line(rank, folder, run, pretrained)
+    return refusals(rank)
 
 
-def test_shards_are_those_of_weights_on_every_rank(tmp_path, monkeypatch):
+def test_shards_are_those_of_weights_on_every_rank():
+    for no_weights, other, tied in run_ranks(on_ranks, RANKS):
+        assert "expected weights on the first rank" in no_weights
+        assert "label_head.linear.weight differs" in other
+        assert "shares its weight" in tied
+
+
+def test_runs_of_the_command_line_have_the_weights_of_one_process(tmp_path, monkeypatch):
     folder = tiny.shards(tmp_path / "data", (40,))
     torch.manual_seed(9)
     save_encoder(from_open_clip(tiny.CONFIG), tmp_path / "export")
     source = {"path": str(tmp_path / "export")}
     entry = {"class_path": "clipkit.models.from_checkpoint", "init_args": source}
     start = f"--model.encoder={json.dumps(entry)}"
-    results = run_ranks(on_ranks, RANKS, folder, tmp_path / "ranks", start)
+    results = run_ranks(command_line, 2, folder, tmp_path / "ranks", start)
 
     expected: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(ContrastiveModule, "on_fit_start", lambda _: None)
     record(expected)
-    for name, more in (("random", ()), ("pretrained", (start,))):
-        one = ("--data.batch_size=16", *more)
-        assert main(words(folder, tmp_path / "one" / name, *one)) == 0
-    for rank, (reasons, runs) in enumerate(results):
-        no_weights, other, tied = reasons
-        assert "expected weights on the first rank" in no_weights
-        assert "label_head.linear.weight differs" in other
-        assert "shares its weight" in tied
+    assert main(words(folder, tmp_path / "one", "--data.batch_size=8")) == 0
+    expected.append(whole(load_encoder(tmp_path / "export")))
+    for rank, runs in enumerate(results):
         was_meta, found = runs[::2], runs[1::2]
         assert was_meta == [rank > 0] * 2
         for weights, wanted in zip(found, expected, strict=True):

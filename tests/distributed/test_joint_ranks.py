@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -110,16 +111,22 @@ def of_uneven_shares(number):
     return found
 
 
+@cache
+def of_loops():
+    """Value and gradients of all terms, by loops over all samples."""
+    model = joint.encoder()
+    value = joint.naive_objective(model, joint.batch())
+    value.backward()
+    return value.item(), joint.gradients(model)
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_in_micro_batches_equal_loops_in_one_process(world_size):
-    model, batch = joint.encoder(), joint.batch()
-    value = joint.naive_objective(model, batch)
-    value.backward()
-    expected = joint.gradients(model)
+    value, expected = of_loops()
     everything = run_ranks(on_a_rank, world_size)
     for number, (results, (fetched, gradient, sizes), *_) in enumerate(everything):
         for micro_batch_size, (numbers, gradients) in results.items():
-            assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
+            assert numbers["loss"] == pytest.approx(value, abs=1e-9)
             assert numbers["matching_num_samples"] == 13
             assert gradients.keys() == expected.keys()
             for name, reference in expected.items():
@@ -145,27 +152,37 @@ def check_transposed_rows(of_ranks):
     np.testing.assert_array_equal(got, expected)
 
 
-def check_distilled(of_ranks):
+@cache
+def of_distilling_loops():
     model, given, teacher = joint.encoder(), joint.batch(), joint_teachers.larger()
     projection = joint_teachers.terms()["states"].double().projection
     terms = joint_teachers.naive_terms(model, teacher, given, projection)
     value = sum(joint_teachers.WEIGHTS[name] * one for name, one in terms.items())
     value.backward()
-    expected = joint.gradients(model)
+    return value.item(), joint.gradients(model), len(joint.naive_masking(given)[1])
+
+
+def check_distilled(of_ranks):
+    value, expected, num_words = of_distilling_loops()
     for numbers, gradients in of_ranks:
-        assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
-        assert numbers["words_num_samples"] == len(joint.naive_masking(given)[1])
+        assert numbers["loss"] == pytest.approx(value, abs=1e-9)
+        assert numbers["words_num_samples"] == num_words
         for name, reference in expected.items():
             np.testing.assert_allclose(gradients[name], reference, atol=1e-9, err_msg=name)
 
 
-def check_uneven_shares(of_ranks):
+@cache
+def of_uneven_loops():
     model, given = joint.encoder(), uneven_batch()
     value = joint.naive_objective(model, given) - joint.naive_contrastive(model, given)
     value.backward()
-    expected = joint.gradients(model)
+    return value.item(), joint.gradients(model)
+
+
+def check_uneven_shares(of_ranks):
+    value, expected = of_uneven_loops()
     for numbers, gradients in (one for found in of_ranks for one in found):
-        assert numbers["loss"] == pytest.approx(value.item(), abs=1e-9)
+        assert numbers["loss"] == pytest.approx(value, abs=1e-9)
         assert numbers["matching_num_samples"] == 13
         for name, reference in expected.items():
             np.testing.assert_allclose(gradients[name], reference, atol=1e-9, err_msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from pathlib import Path
 from unittest.mock import patch
@@ -66,7 +67,7 @@ def late(rank: int, root: Path) -> dict[str, object]:
 
     with (
         patch.object(newest, "step_of", stale if rank == 1 else real),
-        patch.object(newest.time, "sleep"),
+        patch.object(time, "sleep"),
     ):
         waited = newest.newest_complete(str(root / "file"))
         calls.clear()

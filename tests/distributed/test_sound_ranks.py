@@ -11,8 +11,9 @@ from clipkit.cli.main import main
 from clipkit.models import save_encoder
 from tests.helpers import sound_collections, sound_fit, tiny
 from tests.helpers.commands import command_on_ranks
-from tests.helpers.sound_fit import NUM_STEPS
+from tests.helpers.ranks import run_ranks
 
+NUM_STEPS, MIDDLE = 4, 2
 CONFIG = sound_fit.config(dropout=0.0)  # dropout differs between numbers of ranks
 FINAL = f"step={NUM_STEPS}.ckpt"
 
@@ -22,17 +23,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sound_fit.write_samples(tmp_path_factory.mktemp("sounds"))
 
 
-def fit_on_ranks(folder: Path, run: Path, *more: str) -> None:
-    words = sound_fit.words(folder, run, CONFIG)
-    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=3"]
-    statuses = command_on_ranks([*words, *ranks, *more], 2)
-    assert [status for status, _ in statuses] == [0, 0]
+def fits(rank: int, world_size: int, runs: list[list[str]]) -> list[int]:
+    return [main(words) for words in runs]
 
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Path:
-    fit_on_ranks(folder, folder / "two")
-    return folder / "two"
+    """A run on two ranks; ``resumed`` next to it continues from its middle."""
+    two, ranks = folder / "two", ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    ranks += ["--data.batch_size=3", f"--trainer.max_steps={NUM_STEPS}"]
+    words = [sound_fit.words(folder, run, CONFIG) + ranks for run in (two, folder / "resumed")]
+    words[1].append(f"--ckpt_path={two}/step={MIDDLE}.ckpt")
+    assert run_ranks(fits, 2, words, joined=False) == [[0, 0]] * 2
+    return two
 
 
 def samples_of_steps(run: Path) -> dict[int, set[str]]:
@@ -45,7 +48,7 @@ def samples_of_steps(run: Path) -> dict[int, set[str]]:
 
 def test_two_ranks_have_samples_losses_and_weights_of_one(folder: Path, two: Path) -> None:
     one = folder / "one"
-    assert sound_fit.fit(folder, one, CONFIG) == 0
+    assert sound_fit.fit(folder, one, CONFIG, f"--trainer.max_steps={NUM_STEPS}") == 0
     assert samples_of_steps(two) == samples_of_steps(one)
     expected, found = sound_fit.losses(one), sound_fit.losses(two)
     assert sorted(found) == sorted(expected) == list(range(NUM_STEPS))
@@ -57,13 +60,13 @@ def test_two_ranks_have_samples_losses_and_weights_of_one(folder: Path, two: Pat
         torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_two_ranks_resume_exactly(folder: Path, two: Path, tmp_path: Path) -> None:
-    fit_on_ranks(folder, tmp_path, f"--ckpt_path={two}/step=3.ckpt")
-    later = {step: keys for step, keys in samples_of_steps(two).items() if step > 3}
-    assert samples_of_steps(tmp_path) == later
+def test_two_ranks_resume_exactly(folder: Path, two: Path) -> None:
+    resumed = folder / "resumed"
+    later = {step: keys for step, keys in samples_of_steps(two).items() if step > MIDDLE}
+    assert samples_of_steps(resumed) == later
     expected = sound_fit.losses(two)
-    assert sound_fit.losses(tmp_path) == {step: expected[step] for step in (3, 4, 5)}
-    want, got = (sound_fit.weights(run / FINAL) for run in (two, tmp_path))
+    assert sound_fit.losses(resumed) == {step: expected[step] for step in range(MIDDLE, NUM_STEPS)}
+    want, got = (sound_fit.weights(run / FINAL) for run in (two, resumed))
     assert [name for name in want if not torch.equal(got[name], want[name])] == []
 
 
