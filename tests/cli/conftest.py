@@ -6,4 +6,4 @@ from __future__ import annotations
 # captures it, and closed for the next one.
 import lightning.pytorch  # noqa: F401
 
-from tests.helpers.installed_once import _installed_once  # noqa: F401
+from tests.helpers.quick_trainers import _quick_trainers  # noqa: F401

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from tests.helpers.installed_once import _installed_once  # noqa: F401
+from tests.helpers.quick_trainers import _quick_trainers  # noqa: F401

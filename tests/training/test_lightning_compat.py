@@ -131,11 +131,12 @@ def test_private_names_are_used_in_one_module_only() -> None:
     root = Path(clipkit.__file__).parent
     for path in root.rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
-        own = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and is_self(n.value)}
+        nodes = list(ast.walk(tree))
+        own = {n.attr for n in nodes if isinstance(n, ast.Attribute) and is_self(n.value)}
         allowed = {*own, *BELOW_TRAINING, *OF_OTHERS, *FOR_TYPES}
         if path == COMPAT:
             allowed |= {*checked, "_WrappingCheckpointIO", "_batches_that_stepped"}
-        for node in ast.walk(tree):
+        for node in nodes:
             for name in names_of_others(node):
                 assert name in allowed, (
                     f"{path.relative_to(root)}:{getattr(node, 'lineno', 0)}: {name}"
@@ -150,7 +151,7 @@ def names_of_others(node: ast.AST) -> list[str]:
         names = [] if is_own else [part for module in modules for part in module.split(".")]
     elif isinstance(node, ast.Attribute) and not is_self(node.value):
         names = [node.attr]
-    elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+    elif isinstance(node, ast.Call) and is_name(node.func, "getattr", "hasattr", "setattr"):
         names = [str(part.value) for part in node.args[1:2] if isinstance(part, ast.Constant)]
     else:
         names = []
@@ -158,4 +159,8 @@ def names_of_others(node: ast.AST) -> list[str]:
 
 
 def is_self(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+    return is_name(node, "self", "cls")
+
+
+def is_name(node: ast.AST, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names

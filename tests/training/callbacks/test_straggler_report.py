@@ -22,7 +22,7 @@ def reported(rank: int, world_size: int, shards: Path, run: Path) -> tuple[list[
     module = tiny.module()
     if rank == 1:
         module.encoder.image_tower.register_forward_pre_hook(lambda *_: time.sleep(0.5))
-    options = {"max_steps": 3, "devices": world_size, "strategy": "ddp"}
+    options = {"max_steps": 2, "devices": world_size, "strategy": "ddp"}
     trainer = tiny.trainer(run, StragglerReport(every_n_steps=1), **options)
     trainer.fit(module, datamodule=tiny.data(shards))
     return said, {

@@ -162,13 +162,13 @@ def test_a_kill_before_the_second_name_loses_no_best_checkpoint(shards, tmp_path
 def test_bytes_and_seconds_are_logged(shards, tmp_path):
     for background in (False, True):
         run, figures = tmp_path / str(background), Figures()
-        with held_writes(1.0):
+        with held_writes(0.5):
             saver = SaveCheckpoint(**NO_CLOCK, background=background)
             fit(shards, run, saver, logger=figures, max_steps=2)
         (row,) = [row for row in figures.rows if "checkpoint/bytes" in row]
         assert row["checkpoint/bytes"] == (run / "last.ckpt").stat().st_size
         assert row["checkpoint/stall_seconds"] > 0
-        assert (row["checkpoint/write_seconds"] > 1.0) == background
+        assert (row["checkpoint/write_seconds"] > 0.5) == background
 
 
 def test_a_write_that_fails_is_tried_again(shards, tmp_path, monkeypatch, caplog):
@@ -209,7 +209,7 @@ def test_an_interruption_waits_for_the_write(shards, tmp_path, end):
             os.kill(os.getpid(), signal.SIGTERM)
 
     saver = SaveCheckpoint(**NO_CLOCK, keep_every_n_steps=2, background=True)
-    with held_writes(0.5), pytest.raises((SystemExit, RuntimeError)):
+    with held_writes(0.2), pytest.raises((SystemExit, RuntimeError)):
         fit(shards, tmp_path, StopOnSignal(), saver, At(3, stop), Crash())
     assert load(tmp_path / "last.ckpt")["global_step"] == 3
     assert load(tmp_path / "step=2.ckpt")["global_step"] == 2
@@ -218,7 +218,7 @@ def test_an_interruption_waits_for_the_write(shards, tmp_path, end):
 def test_weights_are_restored_from_the_write_that_was_under_way(shards, tmp_path, caplog):
     saver = SaveCheckpoint(every_n_steps=3, background=True)
     guard = StepGuard(max_in_a_row=2)
-    with held_writes(0.5):
+    with held_writes(0.2):
         fit(shards, tmp_path, Poison([4, 5]), guard, saver, max_steps=6)
     assert "restored weights and optimizer from step 3" in caplog.text
 
