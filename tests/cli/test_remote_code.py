@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,18 @@ def mark(tmp_path, monkeypatch) -> Path:
     return tmp_path / "ran"
 
 
-@pytest.fixture
-def folder(tmp_path, mark) -> Path:
-    """A folder in open_clip's layout whose tokenizer has code of its own."""
-    folder = tmp_path / "theirs"
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory) -> Path:
+    """CLIP's tokenizer as transformers saves it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
     clip_in_transformers(16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, mark, tokenizer_files) -> Path:
+    """A folder in open_clip's layout whose tokenizer has code of its own."""
+    folder = Path(shutil.copytree(tokenizer_files, tmp_path / "theirs"))
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     settings |= {"tokenizer_class": "Theirs", "pad_token": "!"}  # whose id is 0

@@ -54,7 +54,7 @@ def test_sizes_and_lengths_follow_the_run_and_resume_exactly(tmp_path):
     assert sizes.seen == [(8, 4)] * 3 + [(16, 6)] + [(8, whole)] * 2 + [(16, whole)] * 2
     assert all(sizes.ends)
     assert sizes.arrived == [size for size, _ in sizes.seen], "decoded at the size of the stage"
-    for step in (2, 4, 6):
+    for step in (2, 6):  # before and after a change of size
         again, same = fit(folder, tmp_path, tmp_path / f"step={step}.ckpt")
         assert again.seen == sizes.seen[step:]
         assert again.arrived == sizes.arrived[step:]
