@@ -70,20 +70,40 @@ def reliability(
         >>> round(diagram.error(), 3)
         0.4
     """
+    counts = torch.ones(len(confidence)).double() if weights is None else weights.double()
+    upper, *rows = _binned(confidence, correct, counts[None], num_bins)
+    return Reliability(upper.double(), *(values[0] for values in rows))
+
+
+def calibration_errors(
+    confidence: Float[Tensor, " N"],
+    correct: Shaped[Tensor, " N"],
+    weights: Float[Tensor, "samples N"],
+) -> Float[Tensor, " samples"]:
+    """Compute the expected calibration error for several weightings; see ``reliability``."""
+    _, weight, mean, accuracy = _binned(confidence, correct, weights, NUM_BINS)
+    return (weight * (mean - accuracy).abs()).sum(1) / weight.sum(1)
+
+
+def _binned(
+    confidence: Float[Tensor, " N"],
+    correct: Shaped[Tensor, " N"],
+    weights: Float[Tensor, "samples N"],
+    num_bins: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the upper edges, and weight, mean confidence and accuracy of the bins."""
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise MetricError("confidence: expected probabilities from 0 to 1, got others or NaN")
     upper = torch.linspace(0, 1, num_bins + 1, dtype=confidence.dtype)[1:]
     number = torch.bucketize(confidence, upper).clamp(max=num_bins - 1)
-    counts = torch.ones(len(confidence)).double() if weights is None else weights.double()
+    zeros = torch.zeros(len(weights), num_bins, dtype=torch.float64)
 
-    def summed(values: Tensor) -> Float[Tensor, " bins"]:
-        return torch.zeros(num_bins, dtype=torch.float64).index_add_(0, number, values)
+    def summed(values: Float[Tensor, "samples N"]) -> Float[Tensor, "samples bins"]:
+        return zeros.index_add(1, number, values)
 
-    weight = summed(counts)
+    weight = summed(weights)
     some = torch.where(weight > 0, weight, 1.0)
-    return Reliability(
-        upper.double(), weight, summed(counts * confidence) / some, summed(counts * correct) / some
-    )
+    return upper, weight, summed(weights * confidence) / some, summed(weights * correct) / some
 
 
 def confidences(scores: Float[Tensor, "N C"], logit_scale: float = 1.0) -> Float[Tensor, " N"]:

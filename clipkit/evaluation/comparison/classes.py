@@ -41,8 +41,8 @@ def class_changes(
     hits = torch.stack([(part.columns["rank"] == 0).double() for part in (baseline, model)])
     counted = torch.cat([torch.ones_like(hits[:1]), hits])  # support, hits of both models
     sums = _by_class(counted, label, num_classes)
-    drawn = torch.stack([
-        _by_class(weights * counted, label, num_classes)
+    drawn = torch.cat([
+        _by_class(weights[:, None] * counted, label, num_classes)
         for weights in bootstrap_weights(baseline.groups, resampling.replicates, resampling.seed)
     ])  # fmt: skip
     recalls = (sums[1:] / sums[0]).T.tolist()
@@ -79,8 +79,9 @@ def _p_values(
     gained = hits[1] - hits[0]
     observed = _by_class(gained, label, num_classes).abs()
     extreme = torch.ones(num_classes, dtype=torch.float64)
-    for swap in random_swaps(baseline.groups, resampling.replicates, resampling.seed):
-        extreme += _by_class(gained * (1 - 2 * swap), label, num_classes).abs() >= observed
+    for swaps in random_swaps(baseline.groups, resampling.replicates, resampling.seed):
+        sums = _by_class(gained * (1 - 2 * swaps), label, num_classes)
+        extreme += (sums.abs() >= observed).sum(0)
     return (extreme / (resampling.replicates + 1)).tolist(), "permutation"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipkit.evaluation.comparison.content import Resampling
 from clipkit.evaluation.comparison.resampling import bootstrap_weights
-from clipkit.evaluation.outcomes.metrics import outcome_metrics
+from clipkit.evaluation.outcomes.metrics import outcome_metrics, sample_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 
 _ROUNDING: Final = 1e-9
@@ -69,12 +69,18 @@ def metric_samples(outcomes: Outcomes, resampling: Resampling) -> Mapping[str, S
     Returns:
         One value per sample by the key of the metric; NaN where the metric is not defined.
     """
-    rows = [
-        outcome_metrics(outcomes, weights)
+    blocks = [
+        (len(weights), sample_metrics(outcomes, weights))
         for weights in bootstrap_weights(outcomes.groups, resampling.replicates, resampling.seed)
     ]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
+    names = dict.fromkeys(name for _, values in blocks for name in values)
+    return {
+        name: np.concatenate([
+            values[name].numpy() if name in values else np.full(size, math.nan)
+            for size, values in blocks
+        ])
+        for name in names
+    }  # fmt: skip
 
 
 def percentile_interval(

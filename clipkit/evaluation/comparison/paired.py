@@ -13,7 +13,7 @@ from clipkit.errors import DataError
 from clipkit.evaluation.comparison.content import Change, Estimate, Resampling
 from clipkit.evaluation.comparison.intervals import Samples, metric_samples, percentile_interval
 from clipkit.evaluation.comparison.resampling import random_swaps
-from clipkit.evaluation.outcomes.metrics import outcome_metrics
+from clipkit.evaluation.outcomes.metrics import outcome_metrics, sample_metrics
 from clipkit.evaluation.outcomes.outcomes import Outcomes
 
 _EQUAL = 1e-12
@@ -169,12 +169,15 @@ def permutation_p_values(
         baseline.class_names,
     )
     extreme = dict.fromkeys(differences, 1)
-    for swap in random_swaps(baseline.groups, resampling.replicates, resampling.seed):
-        first = outcome_metrics(both, torch.cat([1 - swap * differs, swap[rows]]))
-        second = outcome_metrics(both, torch.cat([1 - (1 - swap) * differs, 1 - swap[rows]]))
+    for swaps in random_swaps(baseline.groups, resampling.replicates, resampling.seed):
+        first, second = (
+            sample_metrics(both, torch.cat([1 - taken * differs, taken[:, rows]], 1))
+            for taken in (swaps, 1 - swaps)
+        )
+        missing = torch.full((len(swaps),), math.nan)
         for name, observed in differences.items():
-            difference = second.get(name, math.nan) - first.get(name, math.nan)
-            extreme[name] += not abs(difference) < abs(observed) - _EQUAL
+            difference = second.get(name, missing) - first.get(name, missing)
+            extreme[name] += int((~(difference.abs() < abs(observed) - _EQUAL)).sum())
     return {
         name: math.nan if math.isnan(differences[name]) else count / (resampling.replicates + 1)
         for name, count in extreme.items()

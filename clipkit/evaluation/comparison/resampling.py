@@ -11,7 +11,7 @@ from numpy.random import PCG64
 from torch import Tensor
 
 _NUMBERS_AT_ONCE = 2**16
-"""Weights that are drawn together: 0.5 MB, and hundreds of samples of a small set."""
+"""Weights that are yielded together: 0.5 MB, and hundreds of samples of a small set."""
 
 
 def group_numbers(groups: Sequence[str]) -> tuple[Int64[Tensor, " N"], int]:
@@ -33,8 +33,8 @@ def group_numbers(groups: Sequence[str]) -> tuple[Int64[Tensor, " N"], int]:
 
 def bootstrap_weights(
     groups: Sequence[str], replicates: int, seed: int
-) -> Iterator[Float[Tensor, " N"]]:
-    """Yield how often each unit occurs in each bootstrap sample.
+) -> Iterator[Float[Tensor, "samples N"]]:
+    """Yield how often each unit occurs in each bootstrap sample, several samples at once.
 
     As many groups as there are are drawn with replacement, each with all of its units. The numbers
     come from the raw output of a generator, which all versions of NumPy keep; a random integer is
@@ -46,7 +46,7 @@ def bootstrap_weights(
         seed: Seed of the generator.
 
     Examples:
-        >>> weights = next(bootstrap_weights(["a", "a", "b"], 1, seed=0))
+        >>> ((weights,),) = bootstrap_weights(["a", "a", "b"], 1, seed=0)
         >>> bool(weights[0] == weights[1]), sorted({float(weights[0] + weights[2])})
         (True, [2.0])
     """
@@ -57,13 +57,15 @@ def bootstrap_weights(
         drawn = (raw >> np.uint64(32)) * np.uint64(num_groups) >> np.uint64(32)
         places = drawn.astype(np.int64) + num_groups * np.arange(rows)[:, None]
         counts = np.bincount(places.ravel(), minlength=rows * num_groups)
-        yield from torch.from_numpy(counts.reshape(rows, num_groups))[:, numbers].double()
+        yield torch.from_numpy(counts.reshape(rows, num_groups))[:, numbers].double()
 
 
 def random_swaps(
     groups: Sequence[str], replicates: int, seed: int
-) -> Iterator[Float[Tensor, " N"]]:
-    """Yield 0 or 1 with equal probability for each unit; units of one group have the same number.
+) -> Iterator[Float[Tensor, "draws N"]]:
+    """Yield 0 or 1 with equal probability for each unit, several draws at once.
+
+    Units of one group have the same number.
 
     Args:
         groups: Name of the group of each of N units.
@@ -75,7 +77,7 @@ def random_swaps(
     for rows in _rows_at_once(replicates, len(groups)):
         raw = np.asarray(generator.random_raw(rows * num_words)).reshape(rows, num_words)
         bits = np.unpackbits(raw.astype("<u8").view(np.uint8), axis=1, bitorder="little")
-        yield from torch.from_numpy(bits)[:, numbers].double()
+        yield torch.from_numpy(bits)[:, numbers].double()
 
 
 def _rows_at_once(replicates: int, num_units: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Outcomes of single-label classification."""
+"""Outcomes of single-label classification, and their metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clipkit.evaluation.outcomes.outcomes import Outcomes, distinct_keys
-from clipkit.metrics.calibration import Reliability, confidences, reliability
+from clipkit.metrics.calibration import Reliability, calibration_errors, confidences, reliability
 from clipkit.metrics.functional import label_ranks
 from clipkit.metrics.per_class import chosen_classes
 
@@ -67,29 +67,32 @@ def classification_outcomes(
     )
 
 
-def classification_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
+def classification_metrics(
+    outcomes: Outcomes, weights: Float[Tensor, "samples N"]
+) -> dict[str, Float[Tensor, " samples"]]:
     """Return accuracies, means over the classes that occur, and calibration errors.
 
     ``top5`` needs five classes or more, ``ece`` and ``ece_calibrated`` need confidences.
     """
     label, rank = outcomes.columns["label"], outcomes.columns["rank"]
     num_classes = len(outcomes.class_names)
-    total = weights.sum()
-    values = {
-        f"top{k}": float((weights * (rank < k)).sum() / total) for k in _KS if k <= num_classes
-    }
-    support = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, label, weights)
-    taken = torch.zeros_like(support).index_add_(0, outcomes.columns["chosen"], weights)
-    hits = torch.zeros_like(support).index_add_(0, label, weights * (rank == 0))
+    total = weights.sum(1)
+    values = {f"top{k}": (weights * (rank < k)).sum(1) / total for k in _KS if k <= num_classes}
+    zeros = torch.zeros(len(weights), num_classes, dtype=torch.float64)
+    support = zeros.index_add(1, label, weights)
+    taken = zeros.index_add(1, outcomes.columns["chosen"], weights)
+    hits = zeros.index_add(1, label, weights * (rank == 0))
     occurs = support > 0
-    recall = float((hits[occurs] / support[occurs]).mean())
-    precisions = hits / torch.where(taken > 0, taken, 1.0)
-    values["mean_per_class_recall"] = values["balanced_accuracy"] = recall
-    values["macro_precision"] = float(precisions[occurs].mean())
-    values["macro_f1"] = float((2 * hits / (support + taken))[occurs].mean())
+
+    def mean(of_class: Float[Tensor, "samples C"]) -> Float[Tensor, " samples"]:
+        return of_class.where(occurs, 0).sum(1) / occurs.sum(1)
+
+    values["mean_per_class_recall"] = values["balanced_accuracy"] = mean(hits / support)
+    values["macro_precision"] = mean(hits / torch.where(taken > 0, taken, 1.0))
+    values["macro_f1"] = mean(2 * hits / (support + taken))
     for name, column in (("ece", "confidence"), ("ece_calibrated", _CALIBRATED)):
         if column in outcomes.columns:
-            values[name] = reliability(outcomes.columns[column], rank == 0, weights).error()
+            values[name] = calibration_errors(outcomes.columns[column], rank == 0, weights)
     return values
 
 

@@ -1,7 +1,8 @@
-"""Metrics as functions of outcomes and of the weight of each unit."""
+"""Metrics as functions of outcomes and of the weights of units."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -24,18 +25,37 @@ from clipkit.evaluation.outcomes.worst_group import worst_group_metrics
 OutcomeMetrics = Callable[[Outcomes, Float[Tensor, " N"]], dict[str, float]]
 """Function of outcomes and the weight of each unit: the metrics, without the prefix."""
 
+SampleMetrics = Callable[
+    [Outcomes, Float[Tensor, "samples N"]], dict[str, Float[Tensor, " samples"]]
+]
+"""The same for several weightings at once."""
 
-OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
+_AT_ONCE: Final[Mapping[str, SampleMetrics]] = {
     "means": mean_metrics,
     "classification": classification_metrics,
-    "multi-label": multi_label_metrics,
     "retrieval": retrieval_metrics,
     "rsum": rsum_metrics,
+    TURNS: turn_metrics,
+}
+
+
+def _for_one(metrics_of: SampleMetrics) -> OutcomeMetrics:
+    """Return the function for one weighting."""
+
+    def metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
+        values = metrics_of(outcomes, weights[None])
+        return {name: float(value[0]) for name, value in values.items()}
+
+    return metrics
+
+
+OUTCOME_KINDS: Final[Mapping[str, OutcomeMetrics]] = {
+    **{kind: _for_one(metrics_of) for kind, metrics_of in _AT_ONCE.items()},
+    "multi-label": multi_label_metrics,
     "translation": translation_metrics,
     "worst-group": worst_group_metrics,
-    TURNS: turn_metrics,
     f"{KIND}classification": by_group_metrics(
-        classification_metrics, ("top1", "top5", "mean_per_class_recall")
+        _for_one(classification_metrics), ("top1", "top5", "mean_per_class_recall")
     ),
 }
 """How metrics follow from outcomes, by the kind of the outcomes."""
@@ -71,3 +91,29 @@ def outcome_metrics(
     counts = torch.ones(len(outcomes)) if weights is None else weights
     values = OUTCOME_KINDS[outcomes.kind](outcomes, counts.double())
     return {f"{outcomes.prefix}{name}": value for name, value in values.items()}
+
+
+def sample_metrics(
+    outcomes: Outcomes, weights: Float[Tensor, "samples N"]
+) -> dict[str, Float[Tensor, " samples"]]:
+    """Compute the metrics of outcomes for several weightings, such as those of a bootstrap.
+
+    Args:
+        outcomes: Outcome of each unit.
+        weights: How often each unit counts in each sample; see ``outcome_metrics``.
+
+    Returns:
+        Values of each metric, its name after ``outcomes.prefix``; NaN where it is not defined.
+
+    Raises:
+        MetricError: If the kind is unknown, or there are no units.
+    """
+    if outcomes.kind in _AT_ONCE and len(outcomes):
+        values = _AT_ONCE[outcomes.kind](outcomes, weights.double())
+        return {f"{outcomes.prefix}{name}": value for name, value in values.items()}
+    rows = [outcome_metrics(outcomes, row) for row in weights]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: torch.tensor([row.get(name, math.nan) for row in rows], dtype=torch.float64)
+        for name in names
+    }

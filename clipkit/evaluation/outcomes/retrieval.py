@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -54,18 +55,20 @@ def retrieval_outcomes(
     )
 
 
-def retrieval_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
+def retrieval_metrics(
+    outcomes: Outcomes, weights: Float[Tensor, "samples N"]
+) -> dict[str, Float[Tensor, " samples"]]:
     """Return the mean of each measure, and the median and mean rank, counted from 1."""
-    total = weights.sum()
+    total = weights.sum(1)
     values = {
-        name: float((weights * column).sum() / total)
+        name: (weights * column).sum(1) / total
         for name, column in outcomes.columns.items()
         if name != _RANK
     }
     if _RANK in outcomes.columns:
         rank = outcomes.columns[_RANK] + 1
         values["median_rank"] = _median(rank, weights)
-        values["mean_rank"] = float((weights * rank).sum() / total)
+        values["mean_rank"] = (weights * rank).sum(1) / total
     return values
 
 
@@ -111,19 +114,22 @@ def rsum_outcomes(image_to_text: Outcomes, text_to_image: Outcomes) -> Outcomes 
     return Outcomes("rsum", names, names, columns)
 
 
-def rsum_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
-    """Return the sum of recall at 1, 5 and 10 of both directions, in percent: 0 to 600."""
-    totals = {name: (weights * column).sum() for name, column in outcomes.columns.items()}
+def rsum_metrics(
+    outcomes: Outcomes, weights: Float[Tensor, "samples N"]
+) -> dict[str, Float[Tensor, " samples"]]:
+    """Return the sums of recall at 1, 5 and 10 of both directions, in percent: 0 to 600."""
+    totals = {name: (weights * column).sum(1) for name, column in outcomes.columns.items()}
     directions = [name.removesuffix("hits") for name in totals if name.endswith("hits")]
-    return {
-        "rsum": float(100 * sum(totals[f"{d}hits"] / totals[f"{d}queries"] for d in directions))
-    }
+    recalls = [totals[f"{d}hits"] / totals[f"{d}queries"] for d in directions]
+    return {"rsum": 100 * torch.stack(recalls).sum(0)}
 
 
-def _median(values: Int64[Tensor, " N"], weights: Float[Tensor, " N"]) -> float:
+def _median(
+    values: Int64[Tensor, " N"], weights: Float[Tensor, "samples N"]
+) -> Float[Tensor, " samples"]:
     """Return the median of values that each occur ``weight`` times; NaN if none occurs."""
-    reached = torch.bincount(values, weights).cumsum(0)
-    half = reached[-1] / 2
-    if not half > 0:
-        return float("nan")
-    return (int((reached < half).sum()) + int((reached <= half).sum())) / 2
+    zeros = torch.zeros(len(weights), int(values.max()) + 1, dtype=weights.dtype)
+    reached = zeros.index_add_(1, values, weights).cumsum(1)
+    half = reached[:, -1:] / 2
+    middle = ((reached < half).sum(1) + (reached <= half).sum(1)) / 2
+    return middle.double().where(half[:, 0] > 0, math.nan)

@@ -35,7 +35,9 @@ def turn_outcomes(
     return Outcomes(KIND, tuple(keys), tuple(groups), {**columns, CHOSEN: chosen})
 
 
-def turn_metrics(outcomes: Outcomes, weights: Float[Tensor, " N"]) -> dict[str, float]:
-    """Return the weighted mean of each measure; turns with NaN in one are left out of it."""
+def turn_metrics(
+    outcomes: Outcomes, weights: Float[Tensor, "samples N"]
+) -> dict[str, Float[Tensor, " samples"]]:
+    """Return the weighted means of each measure; turns with NaN in one are left out of it."""
     means = mean_metrics(outcomes, weights)
     return {name: value for name, value in means.items() if name != CHOSEN}

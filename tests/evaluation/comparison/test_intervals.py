@@ -26,14 +26,13 @@ def test_draws_are_the_same_on_every_machine(monkeypatch, at_once):
     """The raw numbers of a generator in their order, however many are drawn together."""
     monkeypatch.setattr(resampling, "_NUMBERS_AT_ONCE", at_once)
     names = [f"{n:02}" for n in range(12)]
-    weights = list(bootstrap_weights(names, 5, seed=7))
+    weights = torch.cat(list(bootstrap_weights(names, 5, seed=7)))
     for row, raw in zip(weights, np.random.PCG64(7).random_raw(60).reshape(5, 12), strict=True):
         expected = np.bincount([int(r >> 32) * 12 >> 32 for r in raw.tolist()], minlength=12)
         assert row.tolist() == expected.tolist()
     names = [f"{n:02}" for n in range(70)]
-    for row, raw in zip(
-        random_swaps(names, 5, seed=7), np.random.PCG64(7).random_raw(10).reshape(5, 2), strict=True
-    ):
+    swaps = torch.cat(list(random_swaps(names, 5, seed=7)))
+    for row, raw in zip(swaps, np.random.PCG64(7).random_raw(10).reshape(5, 2), strict=True):
         bits = [int(word) >> place & 1 for word in raw for place in range(64)]
         assert row.tolist() == bits[:70]
 
@@ -49,19 +48,19 @@ def test_the_order_of_units_has_no_effect():
 
 def test_units_of_a_group_are_drawn_together():
     groups = [f"{n // 5}" for n in range(50)]
-    for weights in bootstrap_weights(groups, 20, seed=0):
-        assert (weights.view(10, 5) == weights.view(10, 5)[:, :1]).all()
-        assert weights.sum() == 50
-    for swaps in random_swaps(groups, 20, seed=0):
-        assert (swaps.view(10, 5) == swaps.view(10, 5)[:, :1]).all()
+    weights = torch.cat(list(bootstrap_weights(groups, 20, seed=0)))
+    swaps = torch.cat(list(random_swaps(groups, 20, seed=0)))
+    for drawn in (weights, swaps):
+        assert (drawn.view(20, 10, 5) == drawn.view(20, 10, 5)[:, :, :1]).all()
+    assert (weights.sum(1) == 50).all()
 
 
 def test_draws_and_swaps_are_uniform():
     groups = [str(n) for n in range(70)]
-    drawn = torch.stack(list(bootstrap_weights(groups, 4000, seed=5)))
+    drawn = torch.cat(list(bootstrap_weights(groups, 4000, seed=5)))
     assert (drawn.mean(0) - 1).abs().max() < 5 / math.sqrt(4000)
     assert drawn.var(0).mean() == pytest.approx(1 - 1 / 70, rel=0.02)
-    swaps = torch.stack(list(random_swaps(groups, 4000, seed=5)))
+    swaps = torch.cat(list(random_swaps(groups, 4000, seed=5)))
     assert (swaps.mean(0) - 0.5).abs().max() < 2.5 / math.sqrt(4000)
     assert torch.corrcoef(swaps[:, :2].T)[0, 1].abs() < 0.06
 
@@ -120,7 +119,7 @@ def test_intervals_cover_the_true_value(num_groups, of_group):
         # units of a group share their difficulty; the mean of the difficulties is 0.75
         difficulty = rng.beta(3, 1, num_groups)[groups]
         right = torch.from_numpy((rng.random(len(groups)) < difficulty).astype(float))
-        weights = torch.stack(list(bootstrap_weights(names, 300, seed=experiment)))
+        weights = torch.cat(list(bootstrap_weights(names, 300, seed=experiment)))
         samples = (weights @ right / weights.sum(1)).numpy()
         interval = percentile_interval(float(right.mean()), samples, num_groups, 0.95)
         assert interval is not None

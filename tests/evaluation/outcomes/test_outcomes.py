@@ -1,6 +1,7 @@
 """Outcomes: metrics follow from them, whatever the weights, and files keep them."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from clipkit.errors import DataError, MetricError
 from clipkit.evaluation import Outcomes, load_outcomes, outcome_metrics, save_outcomes
 from clipkit.evaluation.outcomes.classification import classification_outcomes
+from clipkit.evaluation.outcomes.metrics import sample_metrics
 from clipkit.evaluation.outcomes.outcomes import distinct_keys
+from clipkit.evaluation.outcomes.worst_group import worst_group_outcomes
 from clipkit.metrics.functional import classification_accuracy
 from clipkit.metrics.per_class import chosen_classes, class_scores, confusion_matrix
 
@@ -44,6 +47,37 @@ def test_weights_are_numbers_of_draws():
     weights = torch.bincount(draws, minlength=len(labels))
     drawn = expected_metrics(scores[draws], labels[draws])
     assert outcome_metrics(outcomes, weights) == pytest.approx(drawn)
+
+
+def test_samples_are_computed_together_as_one_by_one():
+    _, _, classes = classified()
+    names = tuple(map(str, range(60)))
+    confidence = torch.rand(60, generator=torch.Generator().manual_seed(1))
+    values = torch.arange(60.0).where(torch.arange(60) % 7 > 0, torch.nan)
+    hits = torch.arange(60) % 4
+    parts = (
+        replace(classes, columns={**classes.columns, "confidence": confidence}),
+        Outcomes("means", names, names, {"acc": values}),
+        Outcomes("retrieval", names, names, {"recall_at_1": hits == 0, "rank": hits}, "a/"),
+        Outcomes("rsum", names, names, {"hits": hits, "queries": hits + 1}),
+        worst_group_outcomes({"acc": values.nan_to_num()}, ["x", "y", "z"] * 20, classes),
+    )
+    weights = torch.randint(3, (4, 60), generator=torch.Generator().manual_seed(2))
+    weights[1], weights[2, 7:] = 0, 0
+    for part in parts[:4]:
+        drawn = [torch.arange(60).repeat_interleave(row) for row in weights]
+        together = sample_metrics(part, weights)
+        for number in (0, 2, 3):
+            rows = drawn[number]
+            columns = {name: column[rows] for name, column in part.columns.items()}
+            keys = tuple(map(str, range(len(rows))))
+            repeated = replace(part, keys=keys, groups=keys, columns=columns)
+            found = {name: float(values[number]) for name, values in together.items()}
+            assert found == pytest.approx(outcome_metrics(repeated))
+        assert all(torch.isnan(values[1]) for values in together.values())
+    singly = [outcome_metrics(parts[4], row) for row in weights[[0, 3]]]
+    for name, values in sample_metrics(parts[4], weights[[0, 3]]).items():
+        assert values.tolist() == [row[name] for row in singly]
 
 
 def test_means_leave_out_units_without_a_value():
