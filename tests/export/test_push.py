@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
@@ -21,9 +23,24 @@ def logged_in(hub, monkeypatch):
     return hub
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return export_encoder(encoder(), tmp_path_factory.mktemp("exported") / "out").folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    return export_encoder(encoder(), tmp_path / "out").folder
+def folder(exported, tmp_path):
+    """A folder of its own with a copy of an export."""
+    return shutil.copytree(exported, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another model, and its export, which no test changes."""
+    model = encoder(quick_gelu=True)
+    with torch.no_grad():
+        model.image_tower.visual.proj.mul_(-1)
+    return model, export_encoder(model, tmp_path_factory.mktemp("other") / "out").folder
 
 
 @pytest.mark.parametrize("format", ["open_clip", "safetensors"])
@@ -50,14 +67,12 @@ def test_the_command(logged_in, tmp_path, capsys):
     assert_equal(load_encoder("hf-hub:me/secret"), encoder())
 
 
-def test_pushing_again_replaces_the_files(logged_in, folder, tmp_path):
+def test_pushing_again_replaces_the_files(logged_in, folder, other):
     push_to_hub(folder, "me/tiny")
     logged_in.repositories["me/tiny"].commit({"photo.png": b"of the card", ".gitattributes": b""})
-    other = encoder()
-    with torch.no_grad():
-        other.image_tower.visual.proj.mul_(-1)
-    push_to_hub(export_encoder(other, tmp_path / "again").folder, "me/tiny")
-    assert_equal(load_encoder("hf-hub:me/tiny"), other)
+    model, again = other
+    push_to_hub(again, "me/tiny")
+    assert_equal(load_encoder("hf-hub:me/tiny"), model)
     assert logged_in.files("me/tiny")["photo.png"] == b"of the card"
 
 
@@ -97,20 +112,17 @@ def test_missing_and_wrong_tokens(hub, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["preupload", "/large/", "commit"])
-def test_a_failed_upload_leaves_the_branch_as_it_was(logged_in, folder, tmp_path, step):
+def test_a_failed_upload_leaves_the_branch_as_it_was(logged_in, folder, other, step):
     push_to_hub(folder, "me/tiny")
     before = logged_in.files("me/tiny")
     logged_in.broken[step] = 400  # which is not tried again
-    other = encoder(quick_gelu=True)
-    with torch.no_grad():
-        other.image_tower.visual.proj.mul_(-1)
-    again = export_encoder(other, tmp_path / "again").folder
+    model, again = other
     with pytest.raises(ConfigError, match=r"push me/tiny: not completed: .*push again"):
         push_to_hub(again, "me/tiny")
     assert logged_in.files("me/tiny") == before
     logged_in.broken.clear()
     push_to_hub(again, "me/tiny")
-    assert_equal(load_encoder("hf-hub:me/tiny"), other)
+    assert_equal(load_encoder("hf-hub:me/tiny"), model)
 
 
 def test_a_hub_that_lost_a_file_is_noticed(logged_in, folder, monkeypatch):

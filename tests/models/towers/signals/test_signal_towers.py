@@ -129,5 +129,5 @@ def test_values_of_another_shape_are_refused(name):
 @torch.no_grad()
 def test_a_compiled_graph_has_no_break(name):
     tower = build(name).eval()
-    compiled = torch.compile(tower, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(tower, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(values(tower)), tower(values(tower)))
