@@ -39,6 +39,10 @@ _AT_ONCE: Final[Mapping[str, SampleMetrics]] = {
 }
 
 
+_NUMBERS_AT_ONCE: Final = 2**20
+"""Values of classes that are computed together: 8 MB."""
+
+
 def _for_one(metrics_of: SampleMetrics) -> OutcomeMetrics:
     """Return the function for one weighting."""
 
@@ -109,8 +113,13 @@ def sample_metrics(
         MetricError: If the kind is unknown, or there are no units.
     """
     if outcomes.kind in _AT_ONCE and len(outcomes):
-        values = _AT_ONCE[outcomes.kind](outcomes, weights.double())
-        return {f"{outcomes.prefix}{name}": value for name, value in values.items()}
+        at_once = max(1, _NUMBERS_AT_ONCE // max(1, len(outcomes.class_names)))
+        blocks = torch.split(weights.double(), at_once)
+        parts = [_AT_ONCE[outcomes.kind](outcomes, block) for block in blocks]
+        return {
+            f"{outcomes.prefix}{name}": torch.cat([values[name] for values in parts])
+            for name in parts[0]
+        }
     rows = [outcome_metrics(outcomes, row) for row in weights]
     names = dict.fromkeys(name for row in rows for name in row)
     return {

@@ -128,8 +128,9 @@ def _median(
     values: Int64[Tensor, " N"], weights: Float[Tensor, "samples N"]
 ) -> Float[Tensor, " samples"]:
     """Return the median of values that each occur ``weight`` times; NaN if none occurs."""
-    zeros = torch.zeros(len(weights), int(values.max()) + 1, dtype=weights.dtype)
-    reached = zeros.index_add_(1, values, weights).cumsum(1)
+    ascending, order = values.sort()
+    reached = weights[:, order].cumsum(1)
     half = reached[:, -1:] / 2
-    middle = ((reached < half).sum(1) + (reached <= half).sum(1)) / 2
-    return middle.double().where(half[:, 0] > 0, math.nan)
+    lower, upper = (reached < half).sum(1), (reached <= half).sum(1).clamp(max=len(values) - 1)
+    middle = (ascending[lower] + ascending[upper]).double() / 2
+    return middle.where(half[:, 0] > 0, math.nan)

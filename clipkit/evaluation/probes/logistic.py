@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clipkit.errors import MetricError
 from clipkit.metrics.per_class import mean_average_precision
 from clipkit.types import IGNORE_LABEL
 
@@ -83,9 +84,7 @@ def _fit(
     most of their variance in few directions, which costs it hundreds of iterations. The objective
     is the same, so the optimum is, too.
     """
-    inputs = features.double()
-    mean = inputs.mean(0)
-    inputs = inputs - mean
+    inputs, mean = _centred(features)
     factor = _curvature_factor(inputs, num_classes, l2)
     inputs = torch.linalg.solve_triangular(factor.T, inputs, upper=True, left=False)
     both = inputs.new_zeros(num_classes, inputs.shape[1] + 1)
@@ -115,6 +114,22 @@ def _fit(
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     weight, bias = weight_of(both.detach()[:, :-1]), both.detach()[:, -1]
     return LinearClassifier(weight, bias - weight @ mean)
+
+
+def _centred(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, " D"]]:
+    """Return the features without their mean, and the mean.
+
+    Raises:
+        MetricError: If a value is NaN or infinite.
+    """
+    inputs = features.double()
+    if broken := int((~inputs.isfinite()).any(1).sum()):
+        raise MetricError(
+            f"probe: expected finite embeddings, got NaN or infinity for {broken} of {len(inputs)} "
+            f"samples; look for overflow in the model, or embed with --precision fp32"
+        )
+    mean = inputs.mean(0)
+    return inputs - mean, mean
 
 
 def _curvature_factor(

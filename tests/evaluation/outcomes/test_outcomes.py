@@ -49,7 +49,8 @@ def test_weights_are_numbers_of_draws():
     assert outcome_metrics(outcomes, weights) == pytest.approx(drawn)
 
 
-def test_samples_are_computed_together_as_one_by_one():
+def test_samples_are_computed_together_as_one_by_one(monkeypatch):
+    monkeypatch.setattr("clipkit.evaluation.outcomes.metrics._NUMBERS_AT_ONCE", 21)  # of 7 classes
     _, _, classes = classified()
     names = tuple(map(str, range(60)))
     confidence = torch.rand(60, generator=torch.Generator().manual_seed(1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipkit.errors import DataError
+from clipkit.errors import DataError, MetricError
 from clipkit.evaluation import EmbedOptions, LinearProbe, ProbeSplits
 from clipkit.evaluation.probes.hold_out import hold_out
 from clipkit.evaluation.probes.logistic import (
@@ -89,6 +89,19 @@ def test_binary_fit_equals_scikit_learn_class_by_class():
         theirs.fit(features.double().numpy(), targets[:, number].numpy())
         expected = torch.from_numpy(theirs.predict_proba(features.double().numpy())[:, 1])
         torch.testing.assert_close(ours[:, number], expected, atol=1e-5, rtol=0)
+
+
+def test_embeddings_that_are_not_finite_are_counted():
+    features, labels = clusters(60, noise=0.4)
+    features[[3, 7]] = torch.tensor([torch.nan, torch.inf])[:, None]
+    with pytest.raises(MetricError, match="NaN or infinity for 2 of 60 samples"):
+        fit_logistic(features, labels, 3, 0.01)
+
+
+def test_fit_of_equal_embeddings_gives_the_shares_of_the_classes():
+    features = torch.ones(4, 5)
+    scores = fit_logistic(features, torch.tensor([0, 0, 0, 1]), 2, 1e-6)(features)
+    torch.testing.assert_close(scores.softmax(1)[0], torch.tensor([0.75, 0.25]).double())
 
 
 def test_fit_does_not_depend_on_its_start():
