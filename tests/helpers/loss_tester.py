@@ -72,21 +72,21 @@ class LossTester:
         def value(*leaves):
             return loss(Embeddings(**dict(zip(inputs, leaves, strict=True))), batch)
 
-        assert torch.autograd.gradcheck(value, tuple(inputs.values()))
+        assert torch.autograd.gradcheck(value, tuple(inputs.values()), fast_mode=True)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_summed_in_fp32(self, name, dtype):
         case = CASES[name]
-        inputs, batch = make_inputs(case, 40, scale=30.0)
+        inputs, batch = make_inputs(case, 24, scale=30.0)
         inputs = {
             key: value.to(torch.float32 if value.ndim == 0 else dtype)
             for key, value in inputs.items()
         }
         exact = {key: value.double() for key, value in inputs.items()}
         expected = differentiate(case.oracle(), exact, batch)
-        plain = differentiate(case.make(16), inputs, batch)
+        plain = differentiate(case.make(13), inputs, batch)
         with torch.autocast("cpu", dtype):
-            mixed = differentiate(case.make(16), inputs, batch)
+            mixed = differentiate(case.make(13), inputs, batch)
         assert_same(mixed, plain, 0.0)
         assert plain[0].dtype == torch.float32
         assert [g.dtype for g in plain[1].values()] == [value.dtype for value in inputs.values()]
@@ -101,17 +101,17 @@ class LossTester:
     @pytest.mark.parametrize("scale", [1.0, 100.0])
     def test_extreme_embeddings(self, name, rows, scale):
         case = CASES[name]
-        inputs, batch = make_inputs(case, 20, scale=scale)
+        inputs, batch = make_inputs(case, 12, scale=scale)
         image = inputs["image"]
         if rows == "equal":
-            inputs["image"] = inputs["text"] = image[:1].expand(20, -1).contiguous()
+            inputs["image"] = inputs["text"] = image[:1].expand(12, -1).contiguous()
         elif rows == "opposite":  # every exp(scale * cosine - scale) underflows in fp32
             inputs["text"] = F.normalize(-image + 1e-3 * inputs["text"], dim=1)
         else:
             inputs["text"] = image
         inputs = {key: value.float() for key, value in inputs.items()}
         exact = {key: value.double() for key, value in inputs.items()}
-        got = differentiate(case.make(8), inputs, batch)
+        got = differentiate(case.make(7), inputs, batch)
         assert all(tensor.isfinite().all() for tensor in (got[0], *got[1].values()))
         expected = differentiate(case.oracle(), exact, batch)
         assert_same(got, expected, 1e-4 * scale)
@@ -151,7 +151,7 @@ class LossTester:
 
     def test_compiled_equals_eager(self, name):
         case = CASES[name]
-        inputs, batch = make_inputs(case, 7)
+        inputs, batch = make_inputs(case, 5)
         eager, loss = case.make(3), case.make(3)
         compiled = torch.compile(lambda e, b: 2 * loss(e, b) / 2, backend="eager")
         for _ in range(2):  # of a term with a memory the second differs

@@ -44,7 +44,7 @@ def naive_ranks(image, text, owner):
     copies=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_ranks_equal_the_loop(num_images, captions, chunk, copies, seed):
     generator = torch.Generator().manual_seed(seed)
     image = unit_rows(num_images, 5, seed)
@@ -73,12 +73,12 @@ def test_recall_equals_a_full_sort():
     assert 0.1 < got["text_to_image/recall_at_1"] < 0.9
 
 
-@pytest.mark.parametrize("size", [2, 5, 300])
+@pytest.mark.parametrize("size", [2, 5, 120])
 @pytest.mark.parametrize("width", [3, 512])
 def test_a_collapsed_model_scores_nothing(size, width):
     """Also where fp32 products of equal vectors differ by rounding between chunks."""
     same = unit_rows(1, width, 0).expand(size, width)
-    k = (1,) if size < 300 else (1, 10)
+    k = (1,) if size < 120 else (1, 10)
     for chunk in (None, 7, 100):
         recalls = retrieval_recall(same, same.clone(), torch.arange(size), k, chunk)
         assert set(recalls.values()) == {0.0}

@@ -56,12 +56,12 @@ def test_negatives_are_drawn_by_their_probability():
     similarities = torch.tensor([[1.0, 0.2, 0.9, 0.5]])
     own = SampleFacts(*(getattr(facts, n)[:1] for n in ("ids", "groups", "captions", "valid")))
     counts = torch.zeros(4)
-    for step in range(4000):
+    for step in range(1500):
         keys = mix(torch.tensor([step]))
         drawn = draw_negatives(similarities, torch.eye(4), torch.tensor(3.0), own, facts, keys)
         counts[drawn.rows] += 1
     expected = torch.tensor([0, 0.6, 0, 1.5]).exp() * torch.tensor([0, 1, 0, 1])
-    torch.testing.assert_close(counts / 4000, expected / expected.sum(), atol=0.03, rtol=0)
+    torch.testing.assert_close(counts / 1500, expected / expected.sum(), atol=0.04, rtol=0)
 
 
 def test_draws_change_with_the_step_and_not_with_the_order():
