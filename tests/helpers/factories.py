@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ COLORS = {
 }
 
 
+@lru_cache(4096)
 def image_bytes(
     color: str = "red", size: tuple[int, int] = (40, 32), seed: int = 0, format: str = "JPEG"
 ) -> bytes:

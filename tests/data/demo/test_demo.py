@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,13 @@ def concepts() -> list[Concept]:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> demo_module.DemoData:
-    return pack_demo(tmp_path_factory.mktemp("demo") / "data")
+def packed(
+    tmp_path_factory: pytest.TempPathFactory, concepts: list[Concept]
+) -> Iterator[demo_module.DemoData]:
+    """The data of every tenth concept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_module, "load_concepts", lambda: concepts[::10])
+        yield pack_demo(tmp_path_factory.mktemp("demo") / "data")
 
 
 def _samples(*paths: Path) -> dict[str, dict[str, bytes]]:
@@ -85,6 +91,9 @@ def test_training_never_sees_what_is_evaluated(packed: demo_module.DemoData) -> 
     concepts = _samples(packed.unseen_concepts / "test" / "0.tar")
     assert packed.num_training_pairs == len(train)
     assert not set(train) & set(drawings)
+    assert train
+    assert drawings
+    assert concepts
     trained = {sample["txt"] for sample in train.values()}
     assert not trained & {sample["txt"] for sample in concepts.values()}
     assert {sample["txt"] for sample in drawings.values()} <= trained

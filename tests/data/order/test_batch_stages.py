@@ -77,7 +77,7 @@ def partitions(draw: st.DrawFn) -> tuple[int, int, tuple[BatchSizeStage, ...]]:
 
 
 @given(partitions(), st.integers(1, 4), st.integers(0, 3), st.sampled_from(["drop", "pad", "keep"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_ranks_share_each_epoch_out(
     given_: tuple[int, int, tuple[BatchSizeStage, ...]], world_size: int, epoch: int, tail: Tail
 ) -> None:

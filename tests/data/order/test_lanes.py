@@ -22,7 +22,7 @@ def whole_epoch(order: LaneShuffle, epoch: int) -> np.ndarray:
 
 
 @given(counts_lists, layouts, st.integers(0, 2**40), st.integers(0, 50))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_an_epoch_is_a_permutation(
     counts: list[int], layout: LaneLayout, seed: int, epoch: int
 ) -> None:
@@ -31,7 +31,7 @@ def test_an_epoch_is_a_permutation(
 
 
 @given(counts_lists, layouts, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
     counts: list[int], layout: LaneLayout, data: st.DataObject
 ) -> None:
@@ -44,7 +44,7 @@ def test_any_stretch_is_what_the_whole_epoch_holds_there(
 
 
 @given(counts_lists, layouts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_lane_moves_samples_by_less_than_a_window(counts: list[int], layout: LaneLayout) -> None:
     """Undo the dealing: inside a lane, samples stay within a window of the shards' order."""
     order = LaneShuffle(counts, layout, 9)
@@ -125,7 +125,7 @@ def test_layouts_survive_a_state_and_refuse_a_broken_one() -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 9), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_chosen_layout_deals_every_rank_its_own_lanes(
     num_samples: int, batch_size: int, world_size: int, random_access: bool
 ) -> None:
@@ -147,7 +147,7 @@ def positions_of(partition: EpochPartition, position: int = 0) -> list[list[int]
     st.integers(1, 300), st.integers(1, 12), st.integers(1, 5),
     st.sampled_from(["drop", "pad", "keep"]),
 )  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_ranks_share_an_epoch_out(
     num_samples: int, batch_size: int, world_size: int, tail: Tail
 ) -> None:
@@ -173,7 +173,7 @@ def test_ranks_share_an_epoch_out(
 
 
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_even_steps_hold_all_and_leave_no_rank_out(
     num_samples: int, batch_size: int, world_size: int
 ) -> None:
@@ -196,7 +196,7 @@ def test_even_steps_hold_all_and_leave_no_rank_out(
 
 @given(st.integers(20, 300), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4)), min_size=1,
                                       max_size=5), st.data())  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_topologies_may_change_within_an_epoch(
     num_samples: int, topologies: list[tuple[int, int]], data: st.DataObject
 ) -> None:

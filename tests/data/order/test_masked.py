@@ -57,14 +57,14 @@ def epoch_of(order, epoch=0):
 
 
 @given(shards, windows, st.integers(0, 9), st.integers(1, 4), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_kept_sample_once_and_no_other(kept, window, epoch, world_size, shuffle) -> None:
     order = order_of(masked(kept), shuffle, world_size=world_size, window=window)
     assert sorted(epoch_of(order, epoch).ids.tolist()) == ids_of(kept).tolist()
 
 
 @given(shards, windows, st.integers(0, 9), st.integers(1, 4), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_it_is_the_order_of_a_filtered_copy(kept, window, epoch, world_size, shuffle) -> None:
     """Replacements of bad samples as well."""
     options = {"shuffle": shuffle, "world_size": world_size, "window": window}
@@ -85,7 +85,7 @@ def test_it_is_the_order_of_a_filtered_copy(kept, window, epoch, world_size, shu
 
 
 @given(shards, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_resume_on_any_ranks_continues_the_sequence(kept, data) -> None:
     """Positions are cut into steps of other sizes, by an order restored from the state."""
     index = masked(kept)

@@ -291,7 +291,9 @@ def test_a_lane_without_a_good_sample_ends_the_run(tmp_path: Path) -> None:
             raise SampleError("not wanted")
         return "zero"
 
-    write_shard(tmp_path / "0.tar", [(f"{i:06d}", pair(i)) for i in range(2000)])
+    one = pair(1)
+    samples = [(f"{i:06d}", {"jpg": one["jpg"], "txt": b"number %d" % i}) for i in range(2000)]
+    write_shard(tmp_path / "0.tar", samples)
     stream = make(ShardIndex.from_urls(tmp_path), caption=only_zero, max_bad_fraction=1.0)
     with pytest.raises(DataError, match=r"no usable sample in a lane, in 256 tries; .* not wanted"):
         train(stream, 5)

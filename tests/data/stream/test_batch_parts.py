@@ -13,7 +13,7 @@ import torch
 
 from clipkit.data import Group, Mixture, PairStream, ShardIndex, Source
 from clipkit.data.order.partition import BatchSizeStage, EpochPartition
-from clipkit.data.stream import workers
+from clipkit.data.stream import builder, workers
 from clipkit.errors import DataError
 from clipkit.types import Batch
 from clipkit.when import When
@@ -138,8 +138,11 @@ def test_a_batch_without_usable_samples_and_one_with_some(tmp_path: Path) -> Non
     assert my_states == their_states
 
 
-def test_an_error_of_one_part_is_that_of_the_batch(tmp_path: Path) -> None:
-    samples = [(f"{i}", {**pair(i), "jpg": b"broken"} if i > 8 else pair(i)) for i in range(400)]
+def test_an_error_of_one_part_is_that_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "MAX_REPLACEMENTS", 24)
+    samples = [(f"{i}", {**pair(i), "jpg": b"broken"} if i > 8 else pair(i)) for i in range(100)]
     write_shard(tmp_path / "0.tar", samples)
     messages = []
     for num_workers in (0, 2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def test_a_resume_gives_what_would_have_come(index: ShardIndex, steps: int) -> N
     assert before + train(resumed, len(whole) - steps) == whole
 
 
+@pytest.fixture(scope="module")
+def complete(index: ShardIndex) -> Callable[..., list[list[int]]]:
+    """The global batches of a run that is not interrupted, made once for each topology."""
+    known: dict[str, list[list[int]]] = {}
+
+    def run(topology: tuple[int, int], steps: int, options: dict[str, Any]) -> list[list[int]]:
+        key = f"{topology} {steps} {options}"
+        if key not in known:
+            known[key] = train_ranks(index, *topology, steps, **options)[0]
+        return known[key]
+
+    return run
+
+
 LAYOUTS = [{}, {"shuffle_window": 9}, {"length_bucket_batches": 3}]
 
 
@@ -89,16 +104,17 @@ LAYOUTS = [{}, {"shuffle_window": 9}, {"length_bucket_batches": 3}]
         ((1, 6), (6, 1)),
     ],
 )
-@pytest.mark.parametrize("steps", [1, 4, 9])
+@pytest.mark.parametrize("steps", [1, 9])
 def test_another_number_of_ranks_takes_the_identical_global_batches(
     index: ShardIndex,
     first: tuple[int, int],
     second: tuple[int, int],
     steps: int,
     options: dict[str, Any],
+    complete: Callable[..., list[list[int]]],
 ) -> None:
     total = 2 * (TOTAL // (first[0] * first[1]))
-    whole, _ = train_ranks(index, *first, total, **options)
+    whole = complete(first, total, options)
     before, state = train_ranks(index, *first, steps, **options)
     after, _ = train_ranks(index, *second, total - steps, state, **options)
     assert before + after == whole
