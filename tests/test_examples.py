@@ -15,8 +15,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import logging
-import pkgutil
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def modules_with_examples() -> list[str]:
-    names = [module.name for module in pkgutil.walk_packages([str(ROOT)], "clipkit.")]
-    return [name for name in names if ">>> " in source(name)]
+    paths = [path for path in sorted(ROOT.rglob("*.py")) if ">>> " in path.read_text("utf-8")]
+    names = [".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__") for name in names]
 
 
 def source(name: str) -> str:
@@ -69,6 +70,13 @@ def trainer() -> Any:
 ON_REQUEST: dict[str, Callable[[], Any]] = {
     "encoder": tiny_encoder, "batch": batch, "Trainer": trainer,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each example has a copy of."""
+    make_world(folder := tmp_path_factory.mktemp("world"))
+    return folder
 
 
 def make_world(folder: Path) -> None:
@@ -111,8 +119,8 @@ def names_for(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
-def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_world(tmp_path)
+def test_examples(name: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(world, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     module = importlib.import_module(name)

@@ -50,7 +50,9 @@ def test_files_and_caches(tmp_path: Path, umask: int) -> None:
     check(tmp_path, umask)
 
 
+@pytest.mark.parametrize("umask", [0o027], indirect=True, ids=oct)
 def test_a_run_and_what_is_made_of_it(tmp_path: Path, umask: int) -> None:
+    """With a umask that neither private files nor files for all would satisfy."""
     shards = tiny.shards(tmp_path / "shards")
     words = [word for word in tiny.words(shards, tmp_path / "run") if "checkpointing" not in word]
     saver = "--trainer.callbacks=clipkit.training.callbacks.SaveCheckpoint"
