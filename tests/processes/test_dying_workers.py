@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-
-import pytest
 
 from tests.helpers.factories import write_shards
 
@@ -45,8 +42,9 @@ print("continued")
 """
 
 LEFT = """
-batches = iter(stream(2))
-next(batches)
+first, second = iter(stream(2)), iter(stream(2))
+next(first), next(second)
+del first
 print("left")
 """
 
@@ -56,7 +54,7 @@ def run(code: str, shards: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", START + code, str(shards)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -67,8 +65,6 @@ def test_a_killed_worker_ends_the_iteration_and_not_the_stream(tmp_path: Path) -
     assert run(KILLED, tmp_path).endswith("continued\n")
 
 
-@pytest.mark.parametrize("code", [LEFT, LEFT + "del batches\n"])
-def test_a_program_ends_although_workers_are_running(tmp_path: Path, code: str) -> None:
-    start = time.monotonic()
-    assert run(code, tmp_path).endswith("left\n")
-    assert time.monotonic() - start < 60
+def test_a_program_ends_although_workers_are_running(tmp_path: Path) -> None:
+    """Those of an iterator that is deleted, and of one that is not."""
+    assert run(LEFT, tmp_path).endswith("left\n")
