@@ -132,8 +132,9 @@ def test_the_curve_between_start_and_end(tuned, photos, start, tmp_path):
     assert kept == curve[1]["metrics"][f"zero-shot={data}/top1"]
 
 
-def test_several_classes_a_picture_from_a_table(photos, start, tmp_path, capsys):
+def test_several_classes_a_picture_from_a_table(photos, start, tmp_path, capsys, monkeypatch):
     """Colours, and whether a colour is warm; two rows of three have two classes."""
+    monkeypatch.setattr(presets, "PRESETS", (replace(PRESETS[0], epochs=6, learning_rate=1e-2),))
     cells = {"blue": "blue", "green": "green", "red": '["red", "warm"]'}
     for split in ("train", "val"):
         with (tmp_path / f"{split}.csv").open("w", newline="") as file:
