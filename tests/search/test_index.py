@@ -27,6 +27,10 @@ COUNTS = (200, 120, 250)
 WIDTH = 16
 FACTORIES = ["IVF8,SQ8", "IVF8,PQ16x4", "IVF8_HNSW8,SQ8", "OPQ8_16,IVF8,SQ8", "HNSW8,Flat", "Flat"]
 
+CASES = [(factory, True) for factory in FACTORIES]
+CASES += [(factory, False) for factory in FACTORIES if "PQ" not in factory]
+"""Quantizers are trained for seconds, and without a difference between the ways of adding."""
+
 
 @pytest.fixture
 def collection(tmp_path):
@@ -37,8 +41,7 @@ def queries_of(count):
     return unit_rows(count, WIDTH, 99).astype(np.float32)
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
-@pytest.mark.parametrize("in_blocks", [False, True])
+@pytest.mark.parametrize(("factory", "in_blocks"), CASES)
 def test_all_lists_give_the_results_of_exact_search(collection, factory, in_blocks, monkeypatch):
     if in_blocks:
         monkeypatch.setattr(adding.add_rows, "__defaults__", (100 * (WIDTH + 8),))
