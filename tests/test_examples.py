@@ -18,6 +18,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,18 @@ def make_world(folder: Path) -> None:
     (folder / "configs").symlink_to(ROOT.parent / "configs")
 
 
+@cache
+def exporting() -> list[Any]:
+    return [importlib.import_module(package) for package in public_modules()]
+
+
 def names_for(text: str) -> dict[str, Any]:
     """What the examples of a module with this text may use; only what it mentions is imported."""
     words = set(re.findall(r"\w+", text))
     names: dict[str, Any] = {
         "torch": torch, "nn": nn, "np": np, "Path": Path, "AdamW": torch.optim.AdamW,
     }  # fmt: skip
-    for package in public_modules():
-        module = importlib.import_module(package)
+    for module in exporting():
         names |= {name: getattr(module, name) for name in words & set(module.__all__)}
     return names | {name: make() for name, make in ON_REQUEST.items() if name in words}
 
