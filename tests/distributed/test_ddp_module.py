@@ -232,7 +232,7 @@ def rates_of_rank(world_size: int, folder: Path, run: Path):
             elif trainer.global_step == 2:
                 waits.append(number)
 
-    limits = {"max_steps": -1, "max_time": {"seconds": 1}}
+    limits = {"max_steps": -1, "max_time": {"seconds": 2}}
     trainer = tiny.trainer(run, Rates(), devices=world_size, strategy="ddp", **limits)
     trainer.strategy.broadcast = broadcast  # type: ignore[method-assign,assignment]
     trainer.fit(tiny.module(), datamodule=tiny.data(folder))
