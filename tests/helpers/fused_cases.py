@@ -1,4 +1,4 @@
-"""Every term over a fusion, with its oracle: the cases of ``FusedLossTester``.
+"""Every term over a fusion, with its oracle: the cases of tests/losses/joint/test_fused_terms.py.
 
 A new term over a fusion adds a line to ``FUSED_CASES``.
 """

@@ -5,6 +5,7 @@ A new term adds a line to ``CASES``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipkit import losses
 from clipkit.losses import (
     ContrastiveLoss,
     DistillationLoss,
@@ -203,6 +205,18 @@ CASES = {
         ),
     ),
 }
+
+
+def term_names(over_fusion: bool) -> set[str]:
+    """Return the names of the public terms that read a fusion, or of those that do not."""
+    public = [getattr(losses, name) for name in losses.__all__]
+    terms = [one for one in public if inspect.isclass(one) and issubclass(one, LossTerm)]
+    return {
+        one.__name__
+        for one in terms
+        if not inspect.isabstract(one) and one.reads_fused == over_fusion
+    }
+
 
 Inputs = dict[str, Tensor]
 """The differentiable fields of ``Embeddings`` by name."""

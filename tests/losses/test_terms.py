@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 
-from clipkit import losses
-from tests.helpers.loss_cases import CASES
+from tests.helpers.loss_cases import CASES, term_names
 from tests.helpers.loss_tester import LossTester
 
 
@@ -17,13 +14,6 @@ class TestTerms(LossTester):
 
 
 def test_every_term_has_an_oracle():
-    terms = {
-        name
-        for name in losses.__all__
-        if inspect.isclass(term := getattr(losses, name))
-        and issubclass(term, losses.LossTerm)
-        and not inspect.isabstract(term)
-        and not term.reads_fused  # tests/losses/joint/test_fused_terms.py
-    }
+    """Those over a fusion have theirs in tests/losses/joint/test_fused_terms.py."""
     tested = {type(case.make(None)).__name__ for case in CASES.values()}
-    assert terms == tested
+    assert tested == term_names(over_fusion=False)

@@ -5,16 +5,15 @@ Over several ranks: tests/distributed/test_joint_ranks.py; compiled: tests/sweep
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from clipkit import losses
 from tests.helpers import fused_cases, joint, joint_teachers
 from tests.helpers.fused_cases import FUSED_CASES, assert_same, differentiated, made, value
+from tests.helpers.loss_cases import term_names
 
 MODEL, TEACHER = joint.encoder(), joint_teachers.larger()
 
@@ -97,12 +96,5 @@ class TestFusedTerms:
 
 
 def test_every_term_over_a_fusion_has_an_oracle():
-    terms = {
-        name
-        for name in losses.__all__
-        if inspect.isclass(term := getattr(losses, name))
-        and issubclass(term, losses.LossTerm)
-        and not inspect.isabstract(term)
-        and term.reads_fused
-    }
-    assert terms == {type(made(case)).__name__ for case in FUSED_CASES.values()}
+    tested = {type(made(case)).__name__ for case in FUSED_CASES.values()}
+    assert tested == term_names(over_fusion=True)
