@@ -62,8 +62,9 @@ def test_a_folder_that_may_not_be_read_is_skipped(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return original(path)
 
-    monkeypatch.setattr("clipkit.runs.scan.os.scandir", scandir)
-    assert find_runs([tmp_path]) == [tmp_path / "a"]
+    with monkeypatch.context() as patch:  # the function is also what removes tmp_path
+        patch.setattr("clipkit.runs.scan.os.scandir", scandir)
+        assert find_runs([tmp_path]) == [tmp_path / "a"]
 
 
 def test_a_root_that_is_missing_is_named(tmp_path):

@@ -126,7 +126,7 @@ class BatchLoader:
         join = partial(
             join_results, tasks(), max_samples=TASK_SAMPLES, pad_ids=self._pad_ids, device=device
         )
-        return Background(iter(self._loader), join, BATCHES_AHEAD)
+        return Background(_received(iter(self._loader)), join, BATCHES_AHEAD)
 
     def _stop(self) -> None:
         """End the current tasks; the processes wait for others."""
@@ -158,3 +158,26 @@ class _Parts:
 
     def __iter__(self) -> Iterator[BatchTask]:
         return (part for task in self.tasks() for part in task.parts(TASK_SAMPLES))
+
+
+def _received(parts: Iterator[BuildResult | Failure]) -> _Results:
+    """Yield what worker processes hand over, and name them when that fails.
+
+    A process that is killed while it hands over samples breaks a connection, whose error says
+    nothing about processes. Errors of samples are a ``Failure`` and never raised here.
+    """
+    while True:
+        try:
+            part = next(parts)
+        except StopIteration:
+            return
+        except (OSError, EOFError) as error:
+            cause = f"{type(error).__name__}: {error}"
+        else:
+            yield part
+            continue
+        # Outside of the handler: the error would keep the frames of the loader, and its processes.
+        raise RuntimeError(
+            f"a worker process of the data ended, or could not hand over its samples ({cause}); "
+            "the kernel kills one when memory is full: use fewer workers, or smaller batches"
+        )
