@@ -125,7 +125,7 @@ def new_encoder(tokenizer: TransformersTokenizer, path: Path) -> JointEncoder:
 
 def new_fusion() -> CrossAttentionFusion:
     """Texts that look at images."""
-    return CrossAttentionFusion(FUSION, depth=2, num_heads=2, query="text", context=["image"])
+    return CrossAttentionFusion(FUSION, depth=2, num_heads=4, query="text", context=["image"])
 
 
 def steps_of(groups: Sequence[tuple[list[nn.Parameter], float]], steps: int) -> Iterator[int]:

@@ -13,8 +13,8 @@ trains, on 8 to 2,048 labelled pictures: a head on this fusion ("joint"), on a n
 the text ("text"). It also chooses answers by captions of question and answer, without labels: by
 the dual encoder's similarity ("zero-shot") and by the fusion's matching ("matching"). All are
 measured on pictures of pairs that occur in training ("known"), of pairs that do not
-("compositions"), and of emoji that
-do not ("concepts"). Steps that are done are skipped; ``--seeds 0`` runs one seed.
+("compositions"), and of emoji that do not ("concepts"). Steps that are done are skipped;
+``--seeds 0`` runs one seed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ from clipkit.models import (
 from clipkit.types import Batch, Embeddings
 
 SEEDS = (0, 1, 2)
-PRETRAINING_STEPS, TUNING_STEPS = 400, 60  # the second times STEP_FACTORS
+PRETRAINING_STEPS, TUNING_STEPS = 3000, 120  # the second times STEP_FACTORS
 BATCH_SIZE, TUNING_BATCH = 64, 32
 NUM_TEST, NUM_LABELS = 600, (8, 32, 128, 512, 2048)
 STEP_FACTORS = dict(zip(NUM_LABELS, (1, 1, 2, 4, 4), strict=True))
@@ -97,7 +97,7 @@ def pretrain(args: argparse.Namespace) -> None:
             "words": WeightedTerm(MaskedWordLoss(MASK, SPECIAL, 0.25, seed=seed)),
         }
         loss, rng = CombinedLoss(ContrastiveLoss(), terms=terms), np.random.default_rng(seed)
-        for step in steps_of([(list(encoder.parameters()), 2e-3)], args.steps):
+        for step in steps_of([(list(encoder.parameters()), 1e-3)], args.steps):
             images, texts = captioned(world, BATCH_SIZE, rng)
             ids = torch.arange(BATCH_SIZE) + step * BATCH_SIZE
             place = {"epoch": 0, "position": step * BATCH_SIZE}
