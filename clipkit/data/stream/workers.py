@@ -179,5 +179,5 @@ def _received(parts: Iterator[BuildResult | Failure]) -> _Results:
         # Outside of the handler: the error would keep the frames of the loader, and its processes.
         raise RuntimeError(
             f"a worker process of the data ended, or could not hand over its samples ({cause}); "
-            "the kernel kills one when memory is full: use fewer workers, or smaller batches"
+            "the kernel kills one when memory is full: lower num_workers or the batch size"
         )
